@@ -1,0 +1,299 @@
+//! Flows: one entry per direction, each holding its rewrite inline.
+
+use core::mem::size_of;
+
+use crate::{addr::BePort, config::Timeouts, pod, protocol::Protocol};
+
+/// Key of `conntrack4` and `conntrack6`: a packet's addresses and ports as the hook sees them, before translation.
+///
+/// It has no direction: the entries of a flow's two directions have different keys because translation changes an address
+/// or a port, and one lookup answers whatever a packet is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub src_port: BePort,
+    /// Destination port.
+    pub dst_port: BePort,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+impl<A: Copy> FlowKey<A> {
+    /// The key of a packet that answers this one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// The direction of a flow that an entry is for, as in nf_conntrack.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// As the client sent it.
+    Original = 0,
+    /// Answers.
+    Reply = 1,
+}
+
+/// On which side of the host's stack an entry's rewrite happens; on the other side the packet passes as it is.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// At `from_pod` and `from_uplink`, before the stack.
+    Ingress = 0,
+    /// At `to_pod` and `to_uplink`, after it.
+    Egress = 1,
+}
+
+/// Where a packet goes after its rewrite.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// On its way through the stack.
+    Stack = 0,
+    /// Out of the interface that a FIB lookup names: an own address as source would be a martian on the input path.
+    Route = 1,
+    /// Back out of the interface it came from: a pod talks to itself.
+    Bounce = 2,
+}
+
+/// What has been seen of a flow, as bits that only ever get set.
+///
+/// Both entries of a flow hold the same bits: a packet that sets a new one updates the other direction's entry too, all
+/// other packets touch only their own.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowState(pub u8);
+
+impl FlowState {
+    /// A packet came back.
+    pub const REPLIED: Self = Self(1 << 0);
+    /// The client sent FIN.
+    pub const ORIGINAL_FIN: Self = Self(1 << 1);
+    /// The backend sent FIN.
+    pub const REPLY_FIN: Self = Self(1 << 2);
+    /// Either side sent RST.
+    pub const RESET: Self = Self(1 << 3);
+
+    const BOTH_FIN: u8 = Self::ORIGINAL_FIN.0 | Self::REPLY_FIN.0;
+
+    /// The state after a packet in `direction` with the TCP flags `tcp` (empty for other protocols).
+    #[must_use]
+    #[inline(always)]
+    pub const fn after(self, direction: Direction, tcp: TcpFlags) -> Self {
+        let mut bits = self.0;
+        if tcp.0 & TcpFlags::RST.0 != 0 {
+            bits |= Self::RESET.0;
+        }
+        let fin = tcp.0 & TcpFlags::FIN.0 != 0;
+        match direction {
+            Direction::Original => {
+                if fin {
+                    bits |= Self::ORIGINAL_FIN.0;
+                }
+            }
+            Direction::Reply => {
+                bits |= Self::REPLIED.0;
+                if fin {
+                    bits |= Self::REPLY_FIN.0;
+                }
+            }
+        }
+        Self(bits)
+    }
+
+    /// Whether nothing more can come of the connection, so that a new SYN may start another.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        self.0 & Self::RESET.0 != 0 || self.0 & Self::BOTH_FIN == Self::BOTH_FIN
+    }
+
+    /// How long, in ticks, a flow in this state stays without packets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> u32 {
+        let replied = self.0 & Self::REPLIED.0 != 0;
+        if protocol == Protocol::Tcp as u8 {
+            if self.is_closed() {
+                timeouts.tcp_closed
+            } else if self.0 & Self::BOTH_FIN != 0 {
+                timeouts.tcp_closing
+            } else if replied {
+                timeouts.tcp_established
+            } else {
+                timeouts.tcp_opening
+            }
+        } else if replied {
+            timeouts.datagram_stream
+        } else {
+            timeouts.datagram
+        }
+    }
+
+    /// The state's name as tables show it.
+    #[must_use]
+    pub const fn name(self, protocol: u8) -> &'static str {
+        let replied = self.0 & Self::REPLIED.0 != 0;
+        if protocol != Protocol::Tcp as u8 {
+            return if replied { "stream" } else { "unreplied" };
+        }
+        if self.is_closed() {
+            "closed"
+        } else if self.0 & Self::BOTH_FIN != 0 {
+            "closing"
+        } else if replied {
+            "established"
+        } else {
+            "opening"
+        }
+    }
+}
+
+/// The flags of a TCP header (RFC 9293, byte 13).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// The acknowledgement field is significant.
+    pub const ACK: Self = Self(0x10);
+
+    /// Whether this is a connection's first packet: SYN without ACK.
+    #[must_use]
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::ACK.0) == Self::SYN.0
+    }
+}
+
+/// Value of `conntrack4` and `conntrack6`.
+///
+/// The rewrite is the whole translated tuple. A translated packet's reverse is the key of the flow's other entry, so no
+/// entry needs to name its peer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Packets that matched this entry. Counted without a lock: two processors may lose one.
+    pub packets: u64,
+    /// Their bytes, from the network header on.
+    pub bytes: u64,
+    /// Source address after the rewrite.
+    pub src: A,
+    /// Destination address after the rewrite.
+    pub dst: A,
+    /// Source port after the rewrite.
+    pub src_port: BePort,
+    /// Destination port after the rewrite.
+    pub dst_port: BePort,
+    /// Id of the backend.
+    pub backend: u32,
+    /// The backend's generation when it was chosen.
+    pub generation: u32,
+    /// Id of the service port.
+    pub service: u32,
+    /// The tick after which this direction has been silent for too long.
+    pub deadline: u32,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// A [`Side`].
+    pub side: u8,
+    /// A [`Next`].
+    pub next: u8,
+    /// What has been seen of the flow.
+    pub state: FlowState,
+}
+
+impl<A: Copy> Flow<A> {
+    /// The tuple a packet has after the rewrite.
+    #[inline(always)]
+    pub const fn translated(&self, protocol: u8) -> FlowKey<A> {
+        FlowKey {
+            src: self.src,
+            dst: self.dst,
+            src_port: self.src_port,
+            dst_port: self.dst_port,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey<[u32; 1]>>() == 4 + 4 + 2 + 2 + 1 + 3);
+    assert!(size_of::<FlowKey<[u32; 4]>>() == 16 + 16 + 2 + 2 + 1 + 3);
+    assert!(size_of::<Flow<[u32; 1]>>() == 8 + 8 + 4 + 4 + 2 + 2 + 4 * 4 + 4);
+    assert!(size_of::<Flow<[u32; 4]>>() == 8 + 8 + 16 + 16 + 2 + 2 + 4 * 4 + 4);
+};
+
+pod!(FlowKey<[u32; 1]>, FlowKey<[u32; 4]>, Flow<[u32; 1]>, Flow<[u32; 4]>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIN_ACK: TcpFlags = TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0);
+
+    #[track_caller]
+    fn check(packets: &[(Direction, TcpFlags)], expected: &str) {
+        let state =
+            packets.iter().fold(FlowState::default(), |state, (direction, flags)| state.after(*direction, *flags));
+        assert_eq!(state.name(6), expected);
+    }
+
+    #[test]
+    fn a_connection_opens_lives_and_closes() {
+        use Direction::{Original, Reply};
+        let syn = TcpFlags::SYN;
+        let ack = TcpFlags::ACK;
+        check(&[(Original, syn)], "opening");
+        check(&[(Original, syn), (Reply, ack)], "established");
+        check(&[(Original, syn), (Reply, ack), (Original, FIN_ACK)], "closing");
+        check(&[(Original, syn), (Reply, ack), (Original, FIN_ACK), (Reply, ack)], "closing");
+        check(&[(Original, syn), (Reply, ack), (Original, FIN_ACK), (Reply, FIN_ACK)], "closed");
+        check(&[(Original, syn), (Reply, TcpFlags::RST)], "closed");
+    }
+
+    #[test]
+    fn only_a_lone_syn_opens() {
+        assert!(TcpFlags::SYN.opens());
+        assert!(!TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0).opens());
+        assert!(!TcpFlags::ACK.opens());
+    }
+
+    #[test]
+    fn the_reverse_of_the_reverse_is_the_key() {
+        let key = FlowKey {
+            src: [1_u32],
+            dst: [2],
+            src_port: BePort::new(3),
+            dst_port: BePort::new(4),
+            protocol: 6,
+            pad: [0; 3],
+        };
+        assert_ne!(key.reversed(), key);
+        assert_eq!(key.reversed().reversed(), key);
+    }
+}

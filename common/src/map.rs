@@ -1,0 +1,80 @@
+//! Names, sizes and the layout version of the maps.
+
+/// Version of every layout in this crate; part of the path that maps are pinned under, so that programs and agents of
+/// different versions never read each other's bytes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// What a map is for, which decides how user space may treat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Written by the agent alone; derived from the cluster's objects.
+    Desired,
+    /// Written by the programs; derived from packets.
+    Observed,
+    /// Counters.
+    Statistics,
+}
+
+/// One map of the datapath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Name in the object, in the kernel (15 characters at most) and of the pin.
+    pub name: &'static str,
+    /// Number of entries unless a flag says otherwise.
+    pub entries: u32,
+    /// Who writes it.
+    pub role: Role,
+    /// What it holds, in a few words.
+    pub about: &'static str,
+}
+
+macro_rules! maps {
+    ($($const:ident = $name:literal, $entries:expr, $role:ident, $about:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $about, ".")]
+            pub const $const: MapSpec =
+                MapSpec { name: $name, entries: $entries, role: Role::$role, about: $about };
+        )*
+        /// Every map, in the order of `sluice map list`.
+        pub const ALL: &[MapSpec] = &[$($const),*];
+    };
+}
+
+maps! {
+    FRONTENDS4 = "frontends4", 64 << 10, Desired, "IPv4 address, port, protocol -> service and slot ranges";
+    FRONTENDS6 = "frontends6", 64 << 10, Desired, "IPv6 address, port, protocol -> service and slot ranges";
+    SLOTS = "slots", 1 << 20, Desired, "slot -> backend id";
+    BACKENDS4 = "backends4", 256 << 10, Desired, "backend id -> IPv4 address, port, generation";
+    BACKENDS6 = "backends6", 256 << 10, Desired, "backend id -> IPv6 address, port, generation";
+    SERVICE_NAMES = "service_names", 64 << 10, Desired, "service id -> namespace/name:port";
+    LOCAL_ADDRS4 = "local_addrs4", 4 << 10, Desired, "the node's IPv4 addresses -> what they take";
+    LOCAL_ADDRS6 = "local_addrs6", 4 << 10, Desired, "the node's IPv6 addresses -> what they take";
+    SNAT_ADDRS4 = "snat_addrs4", 1 << 10, Desired, "interface index -> IPv4 address to SNAT to";
+    SNAT_ADDRS6 = "snat_addrs6", 1 << 10, Desired, "interface index -> IPv6 address to SNAT to";
+    CONNTRACK4 = "conntrack4", 256 << 10, Observed, "IPv4 flows, one entry per direction";
+    CONNTRACK6 = "conntrack6", 128 << 10, Observed, "IPv6 flows, one entry per direction";
+    SOCKETS4 = "sockets4", 64 << 10, Observed, "sockets translated to an IPv4 backend -> frontend";
+    SOCKETS6 = "sockets6", 64 << 10, Observed, "sockets translated to an IPv6 backend -> frontend";
+    DROPS = "drops", crate::DropReason::COUNT, Statistics, "drop reason -> packets, per CPU";
+}
+
+/// Bits of the values of `local_addrs4` and `local_addrs6`.
+pub mod local_addr {
+    /// NodePort traffic is taken on this address from anywhere.
+    pub const NODE_PORT: u32 = 1 << 0;
+    /// A loopback address: NodePort traffic is taken from the node's own sockets only.
+    pub const LOOPBACK: u32 = 1 << 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernel_and_are_unique() {
+        for (index, spec) in ALL.iter().enumerate() {
+            assert!(spec.name.len() <= 15, "{}", spec.name);
+            assert!(ALL[index + 1..].iter().all(|other| other.name != spec.name), "{}", spec.name);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The ordered list of map operations that turns what is installed into what is desired.

@@ -1,0 +1,1 @@
+//! The loop that turns changes into map operations.

@@ -1,0 +1,1 @@
+//! Desired map contents, computed from the model.

@@ -1,0 +1,1 @@
+//! Sources of change: Kubernetes watches, a folder of the same YAML, and netlink.
