@@ -1,0 +1,53 @@
+//! Every map of the datapath and nothing else: definitions, and the operations the programs use on them.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use dataplane_common::{
+    Backend, Flow, FlowKey, Frontend, FrontendKey, ServiceName, SocketKey, SocketOrigin, map as spec,
+};
+
+type A4 = [u32; 1];
+type A6 = [u32; 4];
+
+pub type Frontends<A> = HashMap<FrontendKey<A>, Frontend>;
+pub type Backends<A> = Array<Backend<A>>;
+pub type Conntrack<A> = LruHashMap<FlowKey<A>, Flow<A>>;
+pub type LocalAddrs<A> = HashMap<A, u32>;
+pub type SnatAddrs<A> = HashMap<u32, A>;
+pub type Sockets<A> = LruHashMap<SocketKey<A>, SocketOrigin<A>>;
+
+#[map(name = "frontends4")]
+pub static FRONTENDS4: Frontends<A4> = HashMap::with_max_entries(spec::FRONTENDS4.entries, BPF_F_NO_PREALLOC);
+#[map(name = "frontends6")]
+pub static FRONTENDS6: Frontends<A6> = HashMap::with_max_entries(spec::FRONTENDS6.entries, BPF_F_NO_PREALLOC);
+#[map(name = "slots")]
+pub static SLOTS: Array<u32> = Array::with_max_entries(spec::SLOTS.entries, 0);
+#[map(name = "backends4")]
+pub static BACKENDS4: Backends<A4> = Array::with_max_entries(spec::BACKENDS4.entries, 0);
+#[map(name = "backends6")]
+pub static BACKENDS6: Backends<A6> = Array::with_max_entries(spec::BACKENDS6.entries, 0);
+/// Read by user space only; defined here so that it is created and pinned with the others.
+#[map(name = "service_names")]
+pub static SERVICE_NAMES: HashMap<u32, ServiceName> =
+    HashMap::with_max_entries(spec::SERVICE_NAMES.entries, BPF_F_NO_PREALLOC);
+#[map(name = "local_addrs4")]
+pub static LOCAL_ADDRS4: LocalAddrs<A4> = HashMap::with_max_entries(spec::LOCAL_ADDRS4.entries, BPF_F_NO_PREALLOC);
+#[map(name = "local_addrs6")]
+pub static LOCAL_ADDRS6: LocalAddrs<A6> = HashMap::with_max_entries(spec::LOCAL_ADDRS6.entries, BPF_F_NO_PREALLOC);
+#[map(name = "snat_addrs4")]
+pub static SNAT_ADDRS4: SnatAddrs<A4> = HashMap::with_max_entries(spec::SNAT_ADDRS4.entries, BPF_F_NO_PREALLOC);
+#[map(name = "snat_addrs6")]
+pub static SNAT_ADDRS6: SnatAddrs<A6> = HashMap::with_max_entries(spec::SNAT_ADDRS6.entries, BPF_F_NO_PREALLOC);
+#[map(name = "conntrack4")]
+pub static CONNTRACK4: Conntrack<A4> = LruHashMap::with_max_entries(spec::CONNTRACK4.entries, 0);
+#[map(name = "conntrack6")]
+pub static CONNTRACK6: Conntrack<A6> = LruHashMap::with_max_entries(spec::CONNTRACK6.entries, 0);
+#[map(name = "sockets4")]
+pub static SOCKETS4: Sockets<A4> = LruHashMap::with_max_entries(spec::SOCKETS4.entries, 0);
+#[map(name = "sockets6")]
+pub static SOCKETS6: Sockets<A6> = LruHashMap::with_max_entries(spec::SOCKETS6.entries, 0);
+#[map(name = "drops")]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::DROPS.entries, 0);
