@@ -4,35 +4,40 @@ use core::mem::size_of;
 
 use crate::{addr::BePort, clock::Ticks, pod};
 
-/// Conntrack timeouts in ticks.
-#[repr(C)]
+/// A conntrack timeout; the discriminant is its index in [`Timeouts`].
+#[repr(usize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub enum Timeout {
     /// TCP before the first answer.
-    pub tcp_opening: u32,
+    TcpOpening = 0,
     /// TCP after it.
-    pub tcp_established: u32,
+    TcpEstablished = 1,
     /// TCP after a FIN of one side.
-    pub tcp_closing: u32,
+    TcpClosing = 2,
     /// TCP after a RST or both FINs.
-    pub tcp_closed: u32,
+    TcpClosed = 3,
     /// UDP and others before the first answer.
-    pub datagram: u32,
+    Datagram = 4,
     /// UDP and others after it.
-    pub datagram_stream: u32,
+    DatagramStream = 5,
 }
+
+/// Every conntrack timeout in ticks, indexed by [`Timeout`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts(pub [u32; 6]);
 
 impl Timeouts {
     /// kube-proxy's defaults where it has them (`tcpEstablishedTimeout` 24 h, `tcpCloseWaitTimeout` 1 h), nf_conntrack's
     /// elsewhere; closed connections are kept just long enough for stray segments.
-    pub const DEFAULT: Self = Self {
-        tcp_opening: Ticks::from_secs(120).0,
-        tcp_established: Ticks::from_secs(24 * 3600).0,
-        tcp_closing: Ticks::from_secs(3600).0,
-        tcp_closed: Ticks::from_secs(10).0,
-        datagram: Ticks::from_secs(30).0,
-        datagram_stream: Ticks::from_secs(120).0,
-    };
+    pub const DEFAULT: Self = Self([
+        Ticks::from_secs(120).0,
+        Ticks::from_secs(24 * 3600).0,
+        Ticks::from_secs(3600).0,
+        Ticks::from_secs(10).0,
+        Ticks::from_secs(30).0,
+        Ticks::from_secs(120).0,
+    ]);
 }
 
 /// What the programs know about their node from the moment they are loaded.
@@ -62,6 +67,11 @@ impl NodeConfig {
     pub const SYMBOL: &'static str = "NODE_CONFIG";
     /// Sockets in pods are translated at connect time too.
     pub const SOCKETS_OF_PODS: u32 = 1 << 0;
+    /// Map operations are counted in `map_ops`; for measurements only.
+    pub const COUNT_MAP_OPS: u32 = 1 << 1;
+    /// The kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (since 6.16), which keeps the checksum that a device computed
+    /// over a whole IPv6 packet right; without it such packets are summed again in software.
+    pub const IPV6_CHECKSUM_FLAG: u32 = 1 << 2;
 
     /// 169.254.42.1: link-local, so no network routes it, and a pod answers it through its default route.
     pub const DEFAULT_HAIRPIN4: [u32; 1] = [u32::from_ne_bytes([169, 254, 42, 1])];

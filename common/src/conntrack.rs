@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{addr::BePort, config::Timeouts, pod, protocol::Protocol};
+use crate::{addr::BePort, config::Timeout, pod, protocol::Protocol};
 
 /// Key of `conntrack4` and `conntrack6`: a packet's addresses and ports as the hook sees them, before translation.
 ///
@@ -125,25 +125,25 @@ impl FlowState {
         self.0 & Self::RESET.0 != 0 || self.0 & Self::BOTH_FIN == Self::BOTH_FIN
     }
 
-    /// How long, in ticks, a flow in this state stays without packets.
+    /// Which timeout holds for a flow in this state.
     #[must_use]
     #[inline(always)]
-    pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> u32 {
+    pub const fn timeout(self, protocol: u8) -> Timeout {
         let replied = self.0 & Self::REPLIED.0 != 0;
         if protocol == Protocol::Tcp as u8 {
             if self.is_closed() {
-                timeouts.tcp_closed
+                Timeout::TcpClosed
             } else if self.0 & Self::BOTH_FIN != 0 {
-                timeouts.tcp_closing
+                Timeout::TcpClosing
             } else if replied {
-                timeouts.tcp_established
+                Timeout::TcpEstablished
             } else {
-                timeouts.tcp_opening
+                Timeout::TcpOpening
             }
         } else if replied {
-            timeouts.datagram_stream
+            Timeout::DatagramStream
         } else {
-            timeouts.datagram
+            Timeout::Datagram
         }
     }
 

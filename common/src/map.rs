@@ -55,6 +55,7 @@ maps! {
     CONNTRACK6 = "conntrack6", 128 << 10, Observed, "IPv6 flows, one entry per direction";
     SOCKETS4 = "sockets4", 64 << 10, Observed, "sockets translated to an IPv4 backend -> frontend";
     SOCKETS6 = "sockets6", 64 << 10, Observed, "sockets translated to an IPv6 backend -> frontend";
+    MAP_OPS = "map_ops", 3, Statistics, "lookups, updates and deletes of the programs, per CPU, when they are counted";
     DROPS = "drops", crate::DropReason::COUNT, Statistics, "drop reason -> packets, per CPU";
 }
 
