@@ -1,0 +1,107 @@
+//! Finds the pins of this version and says clearly what is there when they are not.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use dataplane_common::map::LAYOUT_VERSION;
+
+use super::failure::Failure;
+
+/// Where `sluice agent` pins what it loads: `<bpffs>/sluice/v<layout version>`.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins below the BPF file system `bpffs`; fails when there are none of this version.
+    pub fn open(bpffs: &Path) -> anyhow::Result<Self> {
+        let base = bpffs.join("sluice");
+        let root = base.join(format!("v{LAYOUT_VERSION}"));
+        // Not `exists`: without privileges the directory is there and cannot be seen.
+        match fs::read_dir(root.join("maps")) {
+            Ok(_entries) => Ok(Self { root }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(base, root).into()),
+            Err(error) => Err(error).context(root.display().to_string()),
+        }
+    }
+
+    /// The directory of this layout version.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of the maps.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    /// The directory of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The directory of the programs.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+}
+
+/// Why there is nothing at `root`.
+fn missing(base: PathBuf, root: PathBuf) -> Failure {
+    let mut versions: Vec<String> = fs::read_dir(&base)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_version(name) && *name != format!("v{LAYOUT_VERSION}"))
+        .collect();
+    if versions.is_empty() {
+        return Failure::NoPins { path: root };
+    }
+    versions.sort();
+    Failure::OtherLayout { base, found: versions.join(", "), expected: LAYOUT_VERSION }
+}
+
+fn is_version(name: &str) -> bool {
+    name.strip_prefix('v').is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(directories: &[&str], expected: &str) {
+        let bpffs = tempfile::tempdir().unwrap();
+        for directory in directories {
+            fs::create_dir_all(bpffs.path().join("sluice").join(directory)).unwrap();
+        }
+        let text = match Pins::open(bpffs.path()) {
+            Ok(pins) => pins.root().display().to_string(),
+            Err(error) => error.to_string(),
+        };
+        let text = text.replace(&bpffs.path().display().to_string(), "BPFFS");
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn pins_of_this_version_are_found() {
+        check(&["v1/maps"], "BPFFS/sluice/v1");
+        check(&["v1/maps", "v2/maps"], "BPFFS/sluice/v1");
+    }
+
+    #[test]
+    fn no_pins_name_the_directory_and_the_next_step() {
+        check(&[], "no pinned maps at BPFFS/sluice/v1: start `sluice agent`");
+        check(&["volume"], "no pinned maps at BPFFS/sluice/v1");
+    }
+
+    #[test]
+    fn pins_of_another_version_are_named_and_never_read() {
+        check(&["v7/maps"], "the maps pinned under BPFFS/sluice have layout v7, this sluice reads v1");
+    }
+}
