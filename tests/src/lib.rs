@@ -1,1 +1,18 @@
-//! x
+//! The test bed: clusters of network namespaces, real agents and real traffic, and programs run packet by packet.
+//!
+//! Everything here needs root and cleans up after itself: every namespace, cgroup, mount and process belongs to a guard,
+//! and what a killed run left behind is removed by the next one (see [`leftovers`]).
+
+pub mod cluster;
+pub mod topology;
+pub mod traffic;
+
+pub mod agent;
+pub mod binaries;
+pub mod objects;
+
+pub mod bpffs;
+pub mod cgroup;
+pub mod leftovers;
+pub mod netns;
+pub mod process;
