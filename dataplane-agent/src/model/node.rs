@@ -14,7 +14,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`
     pub pod_cidrs: Vec<ipnetwork::IpNetwork>,
-    /// Whether it carries the taint `ToBeDeletedByClusterAutoscaler`.
+    /// Whether it carries the taint `ToBeDeletedByClusterAutoscaler` or is under deletion.
     pub to_be_deleted: bool,
 }
 
