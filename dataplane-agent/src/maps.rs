@@ -1,1 +1,145 @@
 //! What a plan may do to the kernel's maps, and how it is applied.
+
+pub mod kernel;
+pub mod memory;
+pub mod observed;
+pub mod pinned;
+mod syscall;
+
+use std::{collections::BTreeMap, io, net::IpAddr};
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError as AyaError, MapType},
+};
+use dataplane_common::{Frontend, map::MapSpec};
+
+use crate::{
+    plan::{Op, Plan},
+    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables},
+};
+
+/// What a plan may do to the kernel.
+pub trait Maps {
+    /// Everything the maps hold.
+    fn read(&self) -> Result<Snapshot, MapError>;
+    /// Writes to `service_names`.
+    fn put_service_name(&mut self, id: u32, name: &str) -> Result<(), MapError>;
+    /// Deletes from `service_names`.
+    fn delete_service_name(&mut self, id: u32) -> Result<(), MapError>;
+    /// Writes to `backends4` or `backends6`.
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), MapError>;
+    /// Writes to `slots`.
+    fn put_slot(&mut self, index: u32, backend: BackendId) -> Result<(), MapError>;
+    /// Writes to `frontends4` or `frontends6`.
+    fn put_frontend(&mut self, addr: &FrontendAddr, frontend: &Frontend) -> Result<(), MapError>;
+    /// Deletes from `frontends4` or `frontends6`.
+    fn delete_frontend(&mut self, addr: &FrontendAddr) -> Result<(), MapError>;
+    /// Writes to `local_addrs4` or `local_addrs6`.
+    fn put_local_addr(&mut self, addr: IpAddr, bits: u32) -> Result<(), MapError>;
+    /// Deletes from `local_addrs4` or `local_addrs6`.
+    fn delete_local_addr(&mut self, addr: IpAddr) -> Result<(), MapError>;
+    /// Writes to `snat_addrs4` or `snat_addrs6`.
+    fn put_snat_addr(&mut self, key: SnatKey, addr: IpAddr) -> Result<(), MapError>;
+    /// Deletes from `snat_addrs4` or `snat_addrs6`.
+    fn delete_snat_addr(&mut self, key: SnatKey) -> Result<(), MapError>;
+}
+
+/// How a plan went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// For each step of the plan, whether it was run and succeeded.
+    pub done: Vec<bool>,
+    /// The groups that failed, and on what; their later steps were not run.
+    pub failed: BTreeMap<usize, MapError>,
+}
+
+/// Runs `plan`, and is the only function that runs operations.
+///
+/// When one fails, the rest of its group is left out: what has been done until then is safe, what follows might not be.
+pub fn apply(plan: &Plan, maps: &mut impl Maps) -> Outcome {
+    let mut outcome = Outcome::default();
+    for step in &plan.steps {
+        let done = !outcome.failed.contains_key(&step.group)
+            && match run(&step.op, maps) {
+                Ok(()) => true,
+                Err(error) => {
+                    outcome.failed.insert(step.group, error);
+                    false
+                }
+            };
+        outcome.done.push(done);
+    }
+    outcome
+}
+
+fn run(op: &Op, maps: &mut impl Maps) -> Result<(), MapError> {
+    match op {
+        Op::PutServiceName(id, name) => maps.put_service_name(*id, name),
+        Op::PutLocalAddr(addr, bits) => maps.put_local_addr(*addr, *bits),
+        Op::PutSnatAddr(key, addr) => maps.put_snat_addr(*key, *addr),
+        Op::PutBackend(id, row) | Op::KillBackend(id, row) => maps.put_backend(*id, row),
+        Op::PutSlot(index, backend) => maps.put_slot(*index, *backend),
+        Op::PutFrontend(addr, frontend) => maps.put_frontend(addr, frontend),
+        Op::DeleteFrontend(addr) => maps.delete_frontend(addr),
+        Op::DeleteLocalAddr(addr) => maps.delete_local_addr(*addr),
+        Op::DeleteSnatAddr(key) => maps.delete_snat_addr(*key),
+        Op::DeleteServiceName(id) => maps.delete_service_name(*id),
+    }
+}
+
+/// What the maps hold, read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Everything in use.
+    pub tables: Tables,
+    /// Backend ids that were used before, with the (even) generation that is to be counted on from.
+    pub free: BTreeMap<BackendId, u32>,
+}
+
+/// A map operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{map}: {op} failed")]
+pub struct MapError {
+    /// The map.
+    pub map: &'static str,
+    /// `put`, `delete` or `read`.
+    pub op: &'static str,
+    /// The kernel's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+impl MapError {
+    fn new(map: &'static str, op: &'static str, source: AyaError) -> Self {
+        Self { map, op, source: into_io(source) }
+    }
+
+    /// Whether the map has no room for another entry.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
+    }
+
+    /// Whether there was no such entry.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// The system's error inside of aya's, so that callers can decide on its number.
+fn into_io(error: AyaError) -> io::Error {
+    match error {
+        AyaError::SyscallError(error) => error.io_error,
+        AyaError::IoError(error) => error,
+        AyaError::KeyNotFound | AyaError::ElementNotFound => io::Error::from_raw_os_error(libc::ENOENT),
+        AyaError::OutOfBounds { .. } => io::Error::from_raw_os_error(libc::E2BIG),
+        other => io::Error::other(other),
+    }
+}
+
+/// Gives a map whose layout has been checked the Rust types of its keys and values.
+fn typed<K: Pod, V: Pod>(map: MapData, spec: &MapSpec) -> Result<HashMap<MapData, K, V>, pinned::PinnedError> {
+    let lru = pinned::layout(spec).is_some_and(|layout| layout.kind == MapType::LruHash);
+    let map = if lru { aya::maps::Map::LruHashMap(map) } else { aya::maps::Map::HashMap(map) };
+    HashMap::try_from(map).map_err(|error| pinned::PinnedError::Open { path: spec.name.into(), source: into_io(error) })
+}

@@ -1,7 +1,9 @@
 //! What the cluster wants, in plain Rust: no Kubernetes types, no BPF types and no I/O from here on down.
 
+pub mod cluster;
 pub mod endpoint;
 pub mod node;
+pub mod selection;
 pub mod service;
 
 use std::fmt;

@@ -1,1 +1,153 @@
-//! Desired map contents, computed from the model.
+//! Desired map contents, computed from the model; here the address family is a matter of values, not of types.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use dataplane_common::{Backend, Frontend, Protocol, Scope, SlotRange, map::local_addr};
+
+/// The rows of every map that the agent writes, or of the part of them that belongs to one service.
+///
+/// The rows of different services are disjoint, so the parts can be computed, compared and changed on their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// `frontends4` and `frontends6`.
+    pub frontends: BTreeMap<FrontendAddr, Frontend>,
+    /// `slots`, as far as a frontend counts them.
+    pub slots: BTreeMap<u32, BackendId>,
+    /// `backends4` and `backends6`: those that exist.
+    pub backends: BTreeMap<BackendId, BackendRow>,
+    /// `service_names`
+    pub service_names: BTreeMap<u32, String>,
+    /// `local_addrs4` and `local_addrs6`: bits of [`local_addr`].
+    pub local_addrs: BTreeMap<IpAddr, u32>,
+    /// `snat_addrs4` and `snat_addrs6`.
+    pub snat_addrs: BTreeMap<SnatKey, IpAddr>,
+}
+
+/// An address family as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of `addr`.
+    pub const fn of(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family's unspecified address.
+    pub const fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+/// What clients send to: key of `frontends4` or `frontends6`, by the family of the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendAddr {
+    /// The address; unspecified with [`Scope::NodePort`].
+    pub addr: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// What the address stands for.
+    pub scope: Scope,
+}
+
+impl fmt::Display for FrontendAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), self.protocol)
+    }
+}
+
+/// Index in `backends4` or `backends6`; zero is never used, so that a zeroed slot names no backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId {
+    /// Which of the two arrays.
+    pub family: IpFamily,
+    /// The index.
+    pub number: u32,
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            IpFamily::V4 => 4,
+            IpFamily::V6 => 6,
+        };
+        write!(f, "{family}.{}", self.number)
+    }
+}
+
+/// An endpoint as the datapath uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendRow {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// [`Backend::LOCAL`] and [`Backend::TERMINATING`].
+    pub flags: u8,
+    /// The service port it belongs to.
+    pub service: u32,
+    /// Odd while it exists.
+    pub generation: u32,
+}
+
+impl BackendRow {
+    /// The endpoint runs on this node.
+    pub const LOCAL: u8 = Backend::<[u32; 1]>::LOCAL;
+    /// The endpoint is terminating.
+    pub const TERMINATING: u8 = Backend::<[u32; 1]>::TERMINATING;
+
+    /// Whether the id is in use.
+    pub const fn exists(&self) -> bool {
+        self.generation & 1 == 1
+    }
+}
+
+/// Key of `snat_addrs4` or `snat_addrs6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnatKey {
+    /// Index of the egress interface.
+    pub interface: u32,
+    /// Which of the two maps.
+    pub family: IpFamily,
+}
+
+/// The bits of [`local_addr`] in words.
+pub fn local_addr_words(bits: u32) -> String {
+    let words = [(local_addr::NODE_PORT, "node-port"), (local_addr::LOOPBACK, "loopback")];
+    let set: Vec<_> = words.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, word)| *word).collect();
+    set.join(",")
+}
+
+impl Tables {
+    /// Forgets the slots that no frontend counts.
+    pub fn drop_uncounted_slots(&mut self) {
+        let counted: BTreeSet<u32> = self.frontends.values().flat_map(counted_slots).collect();
+        self.slots.retain(|index, _| counted.contains(index));
+    }
+}
+
+/// The slots that `frontend` counts, those of both ranges one after the other.
+pub fn counted_slots(frontend: &Frontend) -> impl Iterator<Item = u32> + use<> {
+    let slots = |range: SlotRange| range.first..range.first.saturating_add(range.count);
+    slots(frontend.inside).chain(slots(frontend.outside))
+}

@@ -1,0 +1,299 @@
+//! The pinned maps of a node, opened by path, with the family chosen by the address at hand.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    marker::PhantomData,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData},
+};
+use dataplane_common::{
+    Addr, Backend, BePort, Frontend, FrontendKey, Protocol, Scope, ServiceName,
+    map::{self, MapSpec},
+};
+
+use super::{
+    MapError, Maps, Snapshot,
+    pinned::{self, Access, PinnedError},
+    syscall,
+};
+use crate::tables::{BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey};
+
+type A4 = [u32; 1];
+type A6 = [u32; 4];
+
+/// The maps that the agent writes, as the kernel holds them.
+pub struct KernelMaps {
+    frontends4: Hash<FrontendKey<A4>, Frontend>,
+    frontends6: Hash<FrontendKey<A6>, Frontend>,
+    slots: Indexed<u32>,
+    backends4: Indexed<Backend<A4>>,
+    backends6: Indexed<Backend<A6>>,
+    service_names: Hash<u32, ServiceName>,
+    local_addrs4: Hash<A4, u32>,
+    local_addrs6: Hash<A6, u32>,
+    snat_addrs4: Hash<u32, A4>,
+    snat_addrs6: Hash<u32, A6>,
+}
+
+/// A hash map and its name.
+struct Hash<K: Pod, V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+/// An array and its name.
+struct Indexed<V: Pod> {
+    name: &'static str,
+    entries: u32,
+    /// Always `Map::Array`: aya's typed array hands out no file descriptor, and reading many elements needs one.
+    map: Map,
+    values: PhantomData<V>,
+}
+
+impl KernelMaps {
+    /// Opens the maps pinned on the BPF file system mounted at `bpffs`.
+    pub fn open(bpffs: &Path, access: Access) -> Result<Self, PinnedError> {
+        let dir = &pinned::directory(bpffs);
+        Ok(Self {
+            frontends4: Hash::open(dir, &map::FRONTENDS4, access)?,
+            frontends6: Hash::open(dir, &map::FRONTENDS6, access)?,
+            slots: Indexed::open(dir, &map::SLOTS, access)?,
+            backends4: Indexed::open(dir, &map::BACKENDS4, access)?,
+            backends6: Indexed::open(dir, &map::BACKENDS6, access)?,
+            service_names: Hash::open(dir, &map::SERVICE_NAMES, access)?,
+            local_addrs4: Hash::open(dir, &map::LOCAL_ADDRS4, access)?,
+            local_addrs6: Hash::open(dir, &map::LOCAL_ADDRS6, access)?,
+            snat_addrs4: Hash::open(dir, &map::SNAT_ADDRS4, access)?,
+            snat_addrs6: Hash::open(dir, &map::SNAT_ADDRS6, access)?,
+        })
+    }
+}
+
+impl Maps for KernelMaps {
+    fn read(&self) -> Result<Snapshot, MapError> {
+        let mut snapshot = Snapshot::default();
+        let tables = &mut snapshot.tables;
+        read_frontends(&self.frontends4, &mut tables.frontends)?;
+        read_frontends(&self.frontends6, &mut tables.frontends)?;
+        let slots = self.slots.read()?;
+        for (frontend, value) in &tables.frontends {
+            for range in [value.inside, value.outside] {
+                for index in range.first..range.first.saturating_add(range.count) {
+                    if let Some(number) = slots.get(index as usize) {
+                        tables.slots.insert(index, BackendId { family: IpFamily::of(frontend.addr), number: *number });
+                    }
+                }
+            }
+        }
+        read_backends(IpFamily::V4, &self.backends4, &mut snapshot)?;
+        read_backends(IpFamily::V6, &self.backends6, &mut snapshot)?;
+        let tables = &mut snapshot.tables;
+        for (id, name) in self.service_names.read()? {
+            tables.service_names.insert(id, name.as_str().to_owned());
+        }
+        for (addr, bits) in self.local_addrs4.read()? {
+            tables.local_addrs.insert(addr.to_ip(), bits);
+        }
+        for (addr, bits) in self.local_addrs6.read()? {
+            tables.local_addrs.insert(addr.to_ip(), bits);
+        }
+        for (interface, addr) in self.snat_addrs4.read()? {
+            tables.snat_addrs.insert(SnatKey { interface, family: IpFamily::V4 }, addr.to_ip());
+        }
+        for (interface, addr) in self.snat_addrs6.read()? {
+            tables.snat_addrs.insert(SnatKey { interface, family: IpFamily::V6 }, addr.to_ip());
+        }
+        Ok(snapshot)
+    }
+
+    fn put_service_name(&mut self, id: u32, name: &str) -> Result<(), MapError> {
+        let value = ServiceName::new(name).ok_or_else(|| self.service_names.refused(libc::ENAMETOOLONG))?;
+        self.service_names.put(id, value)
+    }
+
+    fn delete_service_name(&mut self, id: u32) -> Result<(), MapError> {
+        self.service_names.delete(&id)
+    }
+
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), MapError> {
+        match id.family {
+            IpFamily::V4 => put_backend(&mut self.backends4, id, row),
+            IpFamily::V6 => put_backend(&mut self.backends6, id, row),
+        }
+    }
+
+    fn put_slot(&mut self, index: u32, backend: BackendId) -> Result<(), MapError> {
+        self.slots.put(index, backend.number)
+    }
+
+    fn put_frontend(&mut self, addr: &FrontendAddr, frontend: &Frontend) -> Result<(), MapError> {
+        match addr.addr {
+            IpAddr::V4(_) => self.frontends4.put(self.frontends4.key(addr)?, *frontend),
+            IpAddr::V6(_) => self.frontends6.put(self.frontends6.key(addr)?, *frontend),
+        }
+    }
+
+    fn delete_frontend(&mut self, addr: &FrontendAddr) -> Result<(), MapError> {
+        match addr.addr {
+            IpAddr::V4(_) => self.frontends4.delete(&self.frontends4.key(addr)?),
+            IpAddr::V6(_) => self.frontends6.delete(&self.frontends6.key(addr)?),
+        }
+    }
+
+    fn put_local_addr(&mut self, addr: IpAddr, bits: u32) -> Result<(), MapError> {
+        match addr {
+            IpAddr::V4(_) => self.local_addrs4.put(self.local_addrs4.words(addr)?, bits),
+            IpAddr::V6(_) => self.local_addrs6.put(self.local_addrs6.words(addr)?, bits),
+        }
+    }
+
+    fn delete_local_addr(&mut self, addr: IpAddr) -> Result<(), MapError> {
+        match addr {
+            IpAddr::V4(_) => self.local_addrs4.delete(&self.local_addrs4.words(addr)?),
+            IpAddr::V6(_) => self.local_addrs6.delete(&self.local_addrs6.words(addr)?),
+        }
+    }
+
+    fn put_snat_addr(&mut self, key: SnatKey, addr: IpAddr) -> Result<(), MapError> {
+        match key.family {
+            IpFamily::V4 => self.snat_addrs4.put(key.interface, self.snat_addrs4.words(addr)?),
+            IpFamily::V6 => self.snat_addrs6.put(key.interface, self.snat_addrs6.words(addr)?),
+        }
+    }
+
+    fn delete_snat_addr(&mut self, key: SnatKey) -> Result<(), MapError> {
+        match key.family {
+            IpFamily::V4 => self.snat_addrs4.delete(&key.interface),
+            IpFamily::V6 => self.snat_addrs6.delete(&key.interface),
+        }
+    }
+}
+
+fn put_backend<A: Addr>(map: &mut Indexed<Backend<A>>, id: BackendId, row: &BackendRow) -> Result<(), MapError>
+where
+    Backend<A>: Pod,
+{
+    let refused = MapError { map: map.name, op: "put", source: io::Error::from_raw_os_error(libc::EAFNOSUPPORT) };
+    let value = Backend {
+        addr: A::from_ip(row.addr.ip()).ok_or(refused)?,
+        port: BePort::new(row.addr.port()),
+        protocol: row.protocol as u8,
+        flags: row.flags,
+        service: row.service,
+        generation: row.generation,
+    };
+    map.put(id.number, value)
+}
+
+fn read_frontends<A: Addr>(
+    map: &Hash<FrontendKey<A>, Frontend>,
+    rows: &mut BTreeMap<FrontendAddr, Frontend>,
+) -> Result<(), MapError>
+where
+    FrontendKey<A>: Pod,
+{
+    for (key, value) in map.read()? {
+        let Some(protocol) = Protocol::from_number(key.protocol) else { continue };
+        let scope = if key.scope == Scope::NodePort as u8 { Scope::NodePort } else { Scope::Address };
+        rows.insert(FrontendAddr { addr: key.addr.to_ip(), port: key.port.get(), protocol, scope }, value);
+    }
+    Ok(())
+}
+
+fn read_backends<A: Addr>(family: IpFamily, map: &Indexed<Backend<A>>, snapshot: &mut Snapshot) -> Result<(), MapError>
+where
+    Backend<A>: Pod,
+{
+    for (number, backend) in (0_u32..).zip(map.read()?) {
+        let id = BackendId { family, number };
+        if backend.generation == 0 {
+            continue;
+        }
+        match (backend.exists(), Protocol::from_number(backend.protocol)) {
+            (true, Some(protocol)) => {
+                let row = BackendRow {
+                    addr: SocketAddr::new(backend.addr.to_ip(), backend.port.get()),
+                    protocol,
+                    flags: backend.flags,
+                    service: backend.service,
+                    generation: backend.generation,
+                };
+                snapshot.tables.backends.insert(id, row);
+            }
+            _ => {
+                snapshot.free.insert(id, backend.generation);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl<K: Pod, V: Pod> Hash<K, V> {
+    fn open(dir: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
+        Ok(Self { name: spec.name, map: super::typed(pinned::open(dir, spec, access)?, spec)? })
+    }
+
+    fn read(&self) -> Result<Vec<(K, V)>, MapError> {
+        self.map.iter().collect::<Result<_, _>>().map_err(|source| MapError::new(self.name, "read", source))
+    }
+
+    fn put(&mut self, key: K, value: V) -> Result<(), MapError> {
+        self.map.insert(key, value, 0).map_err(|source| MapError::new(self.name, "put", source))
+    }
+
+    /// The error of a value that this map cannot hold.
+    fn refused(&self, errno: i32) -> MapError {
+        MapError { map: self.name, op: "put", source: io::Error::from_raw_os_error(errno) }
+    }
+
+    /// `addr` in the words of this map's family.
+    fn words<A: Addr>(&self, addr: IpAddr) -> Result<A, MapError> {
+        A::from_ip(addr).ok_or_else(|| self.refused(libc::EAFNOSUPPORT))
+    }
+
+    /// Deletes the entry under `key`; one that is not there is deleted already.
+    fn delete(&mut self, key: &K) -> Result<(), MapError> {
+        match self.map.remove(key).map_err(|source| MapError::new(self.name, "delete", source)) {
+            Err(error) if error.is_missing() => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl<A: Addr> Hash<FrontendKey<A>, Frontend>
+where
+    FrontendKey<A>: Pod,
+{
+    fn key(&self, addr: &FrontendAddr) -> Result<FrontendKey<A>, MapError> {
+        Ok(FrontendKey {
+            addr: self.words(addr.addr)?,
+            port: BePort::new(addr.port),
+            protocol: addr.protocol as u8,
+            scope: addr.scope as u8,
+        })
+    }
+}
+
+impl<V: Pod> Indexed<V> {
+    fn open(dir: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
+        let map = Map::Array(pinned::open(dir, spec, access)?);
+        Ok(Self { name: spec.name, entries: spec.entries, map, values: PhantomData })
+    }
+
+    fn read(&self) -> Result<Vec<V>, MapError> {
+        let Map::Array(data) = &self.map else { return Ok(Vec::new()) };
+        syscall::read_array(data, self.entries).map_err(|source| MapError { map: self.name, op: "read", source })
+    }
+
+    fn put(&mut self, index: u32, value: V) -> Result<(), MapError> {
+        Array::try_from(&mut self.map)
+            .and_then(|mut array: Array<_, V>| array.set(index, value, 0))
+            .map_err(|source| MapError::new(self.name, "put", source))
+    }
+}

@@ -1,0 +1,78 @@
+//! The two uses of `bpf(2)` that aya lacks: opening a pin read-only and reading many array elements at once.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya::{Pod, maps::MapData};
+use aya_obj::generated::{BPF_F_RDONLY, bpf_attr, bpf_cmd};
+
+/// Elements per call of [`read_array`]; large enough that the cost of the call itself vanishes.
+const BATCH: u32 = 4096;
+
+/// Opens the object pinned at `path`.
+pub(super) fn open_pin(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.file_flags = if read_only { BPF_F_RDONLY } else { 0 };
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just returned this descriptor, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// All elements of the array `map`, index by index.
+///
+/// One call reads thousands of elements: a million slots take a few hundred calls instead of a million. Arrays have
+/// answered `BPF_MAP_LOOKUP_BATCH` since 5.6 (commit c60f2d286184).
+pub(super) fn read_array<V: Pod>(map: &MapData, entries: u32) -> io::Result<Vec<V>> {
+    use std::os::fd::AsFd as _;
+    let map_fd = map.fd().as_fd().as_raw_fd();
+    let mut values: Vec<V> = Vec::with_capacity(entries as usize);
+    let mut keys = vec![0_u32; BATCH as usize];
+    let mut position = 0_u32;
+    while (values.len() as u64) < u64::from(entries) {
+        let done = values.len();
+        let mut next = 0_u32;
+        let mut attr = empty_attr();
+        attr.batch.in_batch = if done == 0 { 0 } else { (&raw const position) as u64 };
+        attr.batch.out_batch = (&raw mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.spare_capacity_mut().as_mut_ptr() as u64;
+        attr.batch.count = BATCH.min(entries - done as u32);
+        attr.batch.map_fd = map_fd as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: `batch` is the member this call was made with; it holds integers only.
+        let count = unsafe { attr.batch.count };
+        // SAFETY: the kernel wrote `count` values behind the first `done`, no more than were asked for, and any bytes
+        // are a valid `V`. The layout check of `pinned::open` made sure that its values are as large as `V`.
+        unsafe { values.set_len(done + count as usize) };
+        match result {
+            Ok(_) if count > 0 => position = next,
+            Ok(_) => break,
+            // The end of the map.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(values)
+}
+
+fn empty_attr() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of integers, for which all zero bytes are valid.
+    unsafe { mem::zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: the callers set the members that `command` reads, and every pointer among them lives until it returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, attr as *mut bpf_attr, mem::size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
