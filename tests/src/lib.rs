@@ -7,6 +7,8 @@ pub mod cluster;
 pub mod topology;
 pub mod traffic;
 
+pub mod packet;
+
 pub mod agent;
 pub mod binaries;
 pub mod objects;
