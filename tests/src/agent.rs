@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_agent::sync::Status;
 use nix::sys::signal::Signal;
 
 use crate::{binaries, cluster::Node, process::Process};
@@ -92,7 +91,7 @@ impl Agent {
             if let Some(status) = self.process.wait(Duration::ZERO)? {
                 bail!("ended with {status}:\n{}", self.tail());
             }
-            if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text, self.id())) {
+            if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text)) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -116,9 +115,8 @@ impl Drop for Agent {
     }
 }
 
-/// Whether a status file says that the agent `id` has heard of everything and installed it.
-fn is_ready(text: &str, id: u32) -> bool {
-    // The file may be seen half written; it is read again.
-    let Ok(status) = serde_json::from_str::<Status>(text) else { return false };
-    status.pid == id && status.waiting_for.is_empty() && status.rounds > 0
+/// Whether a status file says that the maps hold what the cluster wants.
+fn is_ready(text: &str) -> bool {
+    let Ok(status) = serde_json::from_str::<serde_json::Value>(text) else { return false };
+    status["ready"].as_bool() == Some(true)
 }

@@ -7,8 +7,6 @@ pub mod cluster;
 pub mod topology;
 pub mod traffic;
 
-pub mod packet;
-
 pub mod agent;
 pub mod binaries;
 pub mod objects;

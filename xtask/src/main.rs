@@ -1,9 +1,13 @@
 //! `cargo xtask`: everything a developer types, from the first build to the last check.
 
 mod build;
+mod demo;
 mod privilege;
 mod progress;
 mod setup;
+mod test;
+mod tidy;
+mod verify;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,12 +29,25 @@ enum Command {
     Setup(setup::Arguments),
     /// Build `sluice` with the BPF programs inside
     Build(build::Arguments),
+    /// Lay out a small cluster of namespaces and carry traffic through real agents
+    #[command(disable_help_flag = true)]
+    Demo(demo::Arguments),
+    /// Run every check and every test; the last line counts them
+    Test(test::Arguments),
+    /// Check the house rules that no lint can see
+    Tidy,
+    /// Load every program in every configuration, and compare its costs with docs/costs.json
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Tidy => tidy::run(),
+        Command::Verify(arguments) => verify::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,0 +1,177 @@
+//! Test binaries: built by the user, run as the user or as root, and counted.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Tally, libtest::Outcome};
+use crate::{privilege, workspace};
+
+/// The package whose tests need root.
+const ROOT_PACKAGE: &str = "dataplane-tests";
+/// A suite that is silent for so long hangs.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// One test binary.
+pub(super) struct Suite {
+    /// `package name`, as in `dataplane-tests service`.
+    name: String,
+    executable: PathBuf,
+    /// The package's folder, where cargo would run the binary.
+    folder: PathBuf,
+    pub(super) needs_root: bool,
+}
+
+/// Builds every test binary of the workspace.
+///
+/// # Errors
+/// When one does not build; cargo has said why.
+pub(super) fn build() -> Result<Vec<Suite>> {
+    let mut command = workspace::cargo();
+    command
+        .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the tests do not build; cargo's messages are above")
+    }
+    let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<serde_json::Value>();
+    Ok(messages.filter_map(Result::ok).filter_map(|message| Suite::from_message(&message)).collect())
+}
+
+/// The examples in the documentation, as cargo runs them.
+pub(super) fn run_doctests(filter: Option<&str>, tally: &mut Tally) {
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--doc", "--quiet", "--no-fail-fast"]);
+    command.args(filter.map(|filter| ["--", filter]).into_iter().flatten());
+    count("documentation examples", command, filter.is_some(), tally);
+}
+
+impl Suite {
+    /// From cargo's message about an artifact; `None` when it is not a test binary.
+    fn from_message(message: &serde_json::Value) -> Option<Self> {
+        if !message["profile"]["test"].as_bool()? {
+            return None;
+        }
+        let executable = PathBuf::from(message["executable"].as_str()?);
+        let folder = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
+        // `path+file:///...#name@version`, or `...folder#version` when the folder has the package's name.
+        let id = message["package_id"].as_str()?;
+        let end = id.rsplit_once('#').map_or(id, |(_, end)| end);
+        let package = end.split_once('@').map_or_else(|| folder.file_name()?.to_str(), |(name, _)| Some(name))?;
+        let target = message["target"]["name"].as_str()?;
+        let name = if target.replace('_', "-") == package { package.to_owned() } else { format!("{package} {target}") };
+        let needs_root = package == ROOT_PACKAGE;
+        Some(Self { name, executable, folder, needs_root })
+    }
+
+    /// Runs the binary, shows its output and counts.
+    pub(super) fn run(&self, filter: Option<&str>, tally: &mut Tally) {
+        match self.command() {
+            Ok(mut command) => {
+                command.args(filter);
+                count(&self.name, command, filter.is_some(), tally);
+            }
+            Err(error) => tally.failed.push(format!("{}: {error:#}", self.name)),
+        }
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = if self.needs_root {
+            // Through env(1), since sudo may drop variables; without CARGO, so that nothing builds as root.
+            let mut command = privilege::as_root("env", "running the integration tests")?;
+            let debug = workspace::target().join("debug/sluice");
+            command.args(["-u", "CARGO"]).arg(format!("SLUICE_BIN={}", debug.display()));
+            command.arg(format!("CARGO_MANIFEST_DIR={}", self.folder.display())).arg(&self.executable);
+            command
+        } else {
+            let mut command = Command::new(&self.executable);
+            command.env("CARGO_MANIFEST_DIR", &self.folder);
+            command
+        };
+        command.current_dir(&self.folder);
+        Ok(command)
+    }
+}
+
+/// Runs `command`, which speaks as the test harness of Rust does, and adds what it says to `tally`.
+fn count(name: &str, mut command: Command, filtered: bool, tally: &mut Tally) {
+    let start = Instant::now();
+    let outcome = match command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
+        Ok(child) => read(name, child),
+        Err(error) => Err(format!("does not start: {error}")),
+    };
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return tally.failed.push(format!("{name}: {error}")),
+    };
+    let tests = outcome.passed + outcome.failed;
+    if tests > 0 {
+        tally.suites.push((name.to_owned(), tests, start.elapsed().as_secs_f32()));
+    }
+    tally.passed += outcome.passed;
+    tally.failed.extend(outcome.failed_names.iter().map(|test| format!("{name}: {test}")));
+    let unnamed = outcome.failed.saturating_sub(outcome.failed_names.len());
+    tally.failed.extend((0..unnamed).map(|_| format!("{name}: a test whose name is above")));
+    // A test that does not run proves nothing: it is repaired or removed.
+    tally.failed.extend(outcome.ignored_names.iter().map(|test| format!("{name}: {test} is ignored")));
+    if outcome.filtered > 0 && !filtered {
+        tally.failed.push(format!("{name}: {} tests were left out", outcome.filtered));
+    }
+}
+
+/// Shows and reads the output of `child` to its end.
+fn read(name: &str, mut child: Child) -> Result<Outcome, String> {
+    let stdout = child.stdout.take().ok_or("has no output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut bytes = Vec::new();
+        // Tests print bytes of any kind; only the harness' own lines matter.
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            let line = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
+            bytes.clear();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut outcome = Outcome::default();
+    let mut titled = false;
+    loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(line) => {
+                outcome.line(&line);
+                if line == "running 0 tests" || line.trim().is_empty() || line.starts_with("test result: ok. 0 passed")
+                {
+                    continue;
+                }
+                if !titled {
+                    println!("\n{name}");
+                    titled = true;
+                }
+                println!("  {line}");
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                // It may be gone by now, which is as good.
+                child.kill().ok();
+                return Err(format!("silent for {} s: ended", SILENCE.as_secs()));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    match (status.success(), outcome.complete) {
+        (_, true) if status.success() || outcome.failed > 0 => Ok(outcome),
+        // No tests, no summary: a package without documentation examples.
+        (true, false) if outcome.failed_names.is_empty() => Ok(outcome),
+        _ => Err(format!("ended early ({status})")),
+    }
+}
