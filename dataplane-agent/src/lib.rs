@@ -8,6 +8,7 @@ pub mod cli;
 pub mod datapath;
 pub mod maps;
 pub mod model;
+pub mod netlink;
 pub mod plan;
 pub mod sync;
 pub mod tables;

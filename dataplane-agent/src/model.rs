@@ -1,6 +1,7 @@
 //! What the cluster wants, in plain Rust: no Kubernetes types, no BPF types and no I/O from here on down.
 
 pub mod cluster;
+pub mod device;
 pub mod endpoint;
 pub mod node;
 pub mod selection;

@@ -4,6 +4,7 @@
 //! rest of the object keeps working. Both sources keep the last value they sent of every object (see `store`), so an object
 //! that changes in ways that do not matter to this node costs nothing further down.
 
+pub mod devices;
 pub mod endpoint_slice;
 pub mod field;
 pub mod file;
