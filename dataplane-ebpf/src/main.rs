@@ -2,80 +2,129 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod answer;
+mod checksum;
+mod config;
+mod conntrack;
+mod family;
+mod forward;
 mod maps;
+mod nat;
+mod packet;
+mod pipeline;
+mod service;
+mod socket;
+mod verdict;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
-use dataplane_common::NodeConfig;
+use dataplane_common::{V4, V6};
 
-/// Set by the loader before the programs are verified.
-#[unsafe(no_mangle)]
-static NODE_CONFIG: NodeConfig = NodeConfig::DEFAULT;
+use crate::{
+    family::Datapath,
+    packet::Packet,
+    pipeline::Hook,
+    socket::{Inet, Inet6, Mapped, is_mapped},
+    verdict::{Verdict, finish},
+};
 
-fn flags() -> u32 {
-    unsafe { core::ptr::read_volatile(&raw const NODE_CONFIG.flags) }
-}
-
-#[classifier]
-pub fn from_pod(_ctx: TcContext) -> i32 {
-    if flags() == 0x1234 { 0 } else { TC_ACT_UNSPEC }
-}
-#[classifier]
-pub fn to_pod(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-#[classifier]
-pub fn from_uplink(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-#[classifier]
-pub fn to_uplink(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+/// Runs the hook's stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
+#[inline(always)]
+fn run<H: Hook>(ctx: &TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    let outcome = if packet.ether_type() == V4::ETHER_TYPE {
+        H::run::<V4>(&mut packet)
+    } else if packet.ether_type() == V6::ETHER_TYPE {
+        H::run::<V6>(&mut packet)
+    } else {
+        Ok(Verdict::Pass)
+    };
+    finish(outcome)
 }
 
+/// tc ingress of a pod's host-side interface.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    run::<pipeline::FromPod>(&ctx)
+}
+
+/// tc egress of a pod's host-side interface.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    run::<pipeline::ToPod>(&ctx)
+}
+
+/// tc ingress of an uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    run::<pipeline::FromUplink>(&ctx)
+}
+
+/// tc egress of an uplink.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    run::<pipeline::ToUplink>(&ctx)
+}
+
+/// `connect(2)` of `AF_INET` sockets.
 #[cgroup_sock_addr(connect4)]
-pub fn sock_connect4(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(connect6)]
-pub fn sock_connect6(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(sendmsg4)]
-pub fn sock_sendmsg4(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(sendmsg6)]
-pub fn sock_sendmsg6(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(recvmsg4)]
-pub fn sock_recvmsg4(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(recvmsg6)]
-pub fn sock_recvmsg6(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(getpeername4)]
-pub fn sock_getpeer4(_ctx: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(getpeername6)]
-pub fn sock_getpeer6(_ctx: SockAddrContext) -> i32 {
-    1
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect::<Inet>(&ctx)
 }
 
+/// `connect(2)` of `AF_INET6` sockets.
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    if is_mapped(&ctx) { socket::connect::<Mapped>(&ctx) } else { socket::connect::<Inet6>(&ctx) }
+}
+
+/// `sendmsg(2)` of `AF_INET` sockets that are not connected.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::send::<Inet>(&ctx)
+}
+
+/// `sendmsg(2)` of `AF_INET6` sockets that are not connected.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    if is_mapped(&ctx) { socket::send::<Mapped>(&ctx) } else { socket::send::<Inet6>(&ctx) }
+}
+
+/// `recvmsg(2)` of `AF_INET` sockets.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::show_frontend::<Inet>(&ctx)
+}
+
+/// `recvmsg(2)` of `AF_INET6` sockets.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    if is_mapped(&ctx) { socket::show_frontend::<Mapped>(&ctx) } else { socket::show_frontend::<Inet6>(&ctx) }
+}
+
+/// `getpeername(2)` of `AF_INET` sockets.
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
+    socket::show_frontend::<Inet>(&ctx)
+}
+
+/// `getpeername(2)` of `AF_INET6` sockets.
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
+    if is_mapped(&ctx) { socket::show_frontend::<Mapped>(&ctx) } else { socket::show_frontend::<Inet6>(&ctx) }
+}
+
+/// Unreachable: nothing in these programs panics, and the verifier would refuse the endless loop.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The licence the kernel checks before it hands out GPL-only helpers.
+/// Some helpers are for programs under the GPL only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -6,8 +6,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use dataplane_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, ServiceName, SocketKey, SocketOrigin, map as spec,
+    Backend, DropReason, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, ServiceName, SocketKey, SocketOrigin,
+    map as spec,
 };
+
+use crate::config;
 
 type A4 = [u32; 1];
 type A6 = [u32; 4];
@@ -49,5 +52,98 @@ pub static CONNTRACK6: Conntrack<A6> = LruHashMap::with_max_entries(spec::CONNTR
 pub static SOCKETS4: Sockets<A4> = LruHashMap::with_max_entries(spec::SOCKETS4.entries, 0);
 #[map(name = "sockets6")]
 pub static SOCKETS6: Sockets<A6> = LruHashMap::with_max_entries(spec::SOCKETS6.entries, 0);
+#[map(name = "map_ops")]
+pub static MAP_OPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::MAP_OPS.entries, 0);
 #[map(name = "drops")]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::DROPS.entries, 0);
+
+/// A map that programs look up in, and that counts its operations when the node's configuration says so.
+pub trait Table<K> {
+    /// What it holds.
+    type Value;
+
+    /// The value under `key`.
+    ///
+    /// It stays readable until the program ends. An entry of an LRU map may meanwhile be given to another key: copy out
+    /// what must be consistent, write single words.
+    fn find(&self, key: &K) -> Option<*mut Self::Value>;
+
+    /// Writes `value` under `key`; `flags` are those of `bpf_map_update_elem`.
+    fn put(&self, key: &K, value: &Self::Value, flags: u64) -> Result<(), i32>;
+}
+
+impl<K, V> Table<K> for HashMap<K, V> {
+    type Value = V;
+
+    #[inline(always)]
+    fn find(&self, key: &K) -> Option<*mut V> {
+        count(Operation::Lookup);
+        self.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
+        count(Operation::Update);
+        self.insert(key, value, flags)
+    }
+}
+
+impl<K, V> Table<K> for LruHashMap<K, V> {
+    type Value = V;
+
+    #[inline(always)]
+    fn find(&self, key: &K) -> Option<*mut V> {
+        count(Operation::Lookup);
+        self.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
+        count(Operation::Update);
+        self.insert(key, value, flags)
+    }
+}
+
+impl<V> Table<u32> for Array<V> {
+    type Value = V;
+
+    #[inline(always)]
+    fn find(&self, key: &u32) -> Option<*mut V> {
+        count(Operation::Lookup);
+        self.get_ptr_mut(*key)
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &u32, value: &V, flags: u64) -> Result<(), i32> {
+        count(Operation::Update);
+        self.set(*key, value, flags)
+    }
+}
+
+/// Index in `map_ops`.
+#[derive(Clone, Copy)]
+enum Operation {
+    Lookup = 0,
+    Update = 1,
+}
+
+#[inline(always)]
+fn count(operation: Operation) {
+    if config::has(NodeConfig::COUNT_MAP_OPS) {
+        increment(&MAP_OPS, operation as u32);
+    }
+}
+
+/// Counts a packet that ends here.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    increment(&DROPS, reason as u32);
+}
+
+#[inline(always)]
+fn increment(counters: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: a per-CPU value belongs to this processor while the program runs.
+        unsafe { *counter += 1 };
+    }
+}

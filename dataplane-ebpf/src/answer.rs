@@ -1,0 +1,85 @@
+//! Answers in the name of a destination: TCP RST and ICMP errors, made out of the packet they answer.
+
+use dataplane_common::{DropReason, Protocol, conntrack::TcpFlags};
+use network_types::tcp::TcpHdr;
+
+use crate::{
+    checksum,
+    family::{Datapath, Headers, IcmpError},
+    nat::checksum_offset,
+    packet::Packet,
+    verdict::Step,
+};
+
+/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP.
+///
+/// Afterwards the packet is the answer, up to its link-layer addresses.
+#[inline(always)]
+pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<()> {
+    if headers.key.protocol == Protocol::Tcp as u8 {
+        reset::<F>(packet, headers)
+    } else {
+        icmp_error::<F>(packet, headers, IcmpError::PortUnreachable)
+    }
+}
+
+#[inline(always)]
+fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<()> {
+    // A RST is never answered.
+    if headers.tcp.0 & TcpFlags::RST.0 != 0 {
+        return Err(DropReason::NoEndpoints);
+    }
+    let [_, sequence, acknowledged, offset_and_flags, _] = packet.words::<5>(headers.transport)?;
+    let partial = packet.probe_partial_checksum(headers.transport + checksum_offset(headers.key.protocol))?;
+    let header_len = (u32::from_be(offset_and_flags) >> 28) * 4;
+    let payload = packet.len().wrapping_sub(headers.transport as u32).wrapping_sub(header_len);
+    packet.truncate(headers.transport + TcpHdr::LEN)?;
+    F::write_answer_header(packet, headers, TcpHdr::LEN)?;
+
+    let flags = headers.tcp.0;
+    let (sequence, acknowledged, answer) = if flags & TcpFlags::ACK.0 != 0 {
+        (acknowledged, 0, TcpFlags::RST.0)
+    } else {
+        let counted = u32::from(flags & TcpFlags::SYN.0 != 0) + u32::from(flags & TcpFlags::FIN.0 != 0);
+        let next = u32::from_be(sequence).wrapping_add(payload).wrapping_add(counted);
+        (0, next.to_be(), TcpFlags::RST.0 | TcpFlags::ACK.0)
+    };
+    let ports = u32::from(headers.key.dst_port.0) | u32::from(headers.key.src_port.0) << 16;
+    let offset_and_flags = (5 << 28 | u32::from(answer) << 16).to_be();
+    let mut header = [ports, sequence, acknowledged, offset_and_flags, 0];
+    let pseudo = checksum::sum(&headers.key.src)
+        + checksum::sum(&headers.key.dst)
+        + u64::from(u32::from(headers.key.protocol).to_be())
+        + u64::from((TcpHdr::LEN as u32).to_be());
+    // A device that completes the checksum wants the pseudo header's sum in the field, everyone else the checksum.
+    let check = if partial {
+        !checksum::complement(pseudo)
+    } else {
+        checksum::complement(pseudo + checksum::sum_words(&header))
+    };
+    header[4] = u32::from(check);
+    packet.set_words(headers.transport, header)
+}
+
+/// Turns the packet into an ICMP error about itself, quoting its network header and the start of its transport header.
+#[inline(always)]
+pub fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, error: IcmpError) -> Step<()> {
+    let tcp = headers.key.protocol == Protocol::Tcp as u8;
+    let check = headers.transport + checksum_offset(headers.key.protocol);
+    let original = packet.half(check)?;
+    let partial = packet.probe_partial_checksum(check)?;
+    *packet.at_mut::<[u8; 2]>(check)? = original.to_ne_bytes();
+    // The kernel does not cut into a header whose checksum the device completes, so a TCP header is quoted whole.
+    let quoted = if tcp { TcpHdr::LEN } else { 8 };
+    packet.truncate(headers.transport + quoted)?;
+    let sum = if partial {
+        // The device makes the quoted part and its pseudo header sum to zero; the field holds the pseudo header's sum.
+        u64::from(!original)
+    } else if tcp {
+        checksum::sum_words(&packet.words::<5>(headers.transport)?)
+    } else {
+        checksum::sum_words(&packet.words::<2>(headers.transport)?)
+    };
+    packet.insert_after_ethernet(F::ICMP_ERROR_LEN)?;
+    F::write_icmp_error(packet, headers, error, quoted, sum)
+}

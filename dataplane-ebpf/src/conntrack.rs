@@ -1,0 +1,205 @@
+//! Flows: finding a packet's entry, keeping its state, and opening both entries of a new flow.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use dataplane_common::{Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks};
+
+use crate::{
+    config,
+    family::{Datapath, Headers},
+    maps::Table as _,
+    verdict::Step,
+};
+
+/// How many source ports are tried for a flow before it is given up. Each attempt is unrolled by the verifier; with half of
+/// the range taken, eight random tries fail for one flow in 256.
+const PORT_ATTEMPTS: u32 = 8;
+
+/// What conntrack knows of a packet.
+pub enum Tracked<A> {
+    /// Nothing: it may open a flow.
+    Unknown,
+    /// It belongs to a flow and is translated on the other side of the stack.
+    Elsewhere,
+    /// It becomes this tuple and goes this way.
+    Translate(FlowKey<A>, u8),
+}
+
+/// A flow about to be opened.
+pub struct Opening {
+    pub backend: u32,
+    pub generation: u32,
+    pub service: u32,
+    /// Where packets of the original direction are translated and go.
+    pub original: (Side, Next),
+    /// The same for replies.
+    pub reply: (Side, Next),
+    /// The source port is chosen here, because the source address is shared with others.
+    pub allocate_port: bool,
+}
+
+/// The present tick.
+#[inline(always)]
+fn now() -> Ticks {
+    // SAFETY: the helper has no preconditions. Coarse: one load, and ticks are far coarser.
+    Ticks::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// Finds the packet's flow, and moves its state when the packet is translated at this `side`.
+///
+/// This is the established path: one conntrack lookup, and for UDP one array lookup for the backend's generation.
+#[inline(always)]
+pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32) -> Tracked<F::Addr> {
+    let Some(flow) = F::conntrack().find(&headers.key) else { return Tracked::Unknown };
+    // SAFETY: the map keeps the entry readable and writable. Another processor may use it at the same time or the LRU list
+    // may give it away: single words are read and written, which at worst miscounts or loses a state bit.
+    let flow = unsafe { &mut *flow };
+    if flow.side != side as u8 {
+        return Tracked::Elsewhere;
+    }
+    let now = now();
+    let protocol = headers.key.protocol;
+    let direction = if flow.direction == Direction::Original as u8 { Direction::Original } else { Direction::Reply };
+    if matches!(direction, Direction::Original) && is_over::<F>(headers, flow, now) {
+        return Tracked::Unknown;
+    }
+    let state = flow.state.after(direction, headers.tcp);
+    let deadline = now.0 + config::timeout(state.timeout(protocol));
+    if flow.deadline != deadline {
+        flow.deadline = deadline;
+    }
+    flow.packets += 1;
+    flow.bytes += u64::from(len);
+    let translated = flow.translated(protocol);
+    let next = flow.next;
+    if state != flow.state {
+        flow.state = state;
+        share_state::<F>(&translated, state, now);
+    }
+    Tracked::Translate(translated, next)
+}
+
+/// Whether a packet of the original direction starts something new although its tuple has an entry.
+#[inline(always)]
+fn is_over<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: Ticks) -> bool {
+    if headers.key.protocol == Protocol::Tcp as u8 {
+        // An open connection stays with its backend whatever becomes of it, until it closes.
+        if !headers.tcp.opens() {
+            return false;
+        }
+        flow.state.is_closed() || is_silent::<F>(flow, &headers.key, now) || !backend_exists::<F>(flow)
+    } else {
+        // A datagram never goes to an endpoint that is gone.
+        !backend_exists::<F>(flow) || is_silent::<F>(flow, &headers.key, now)
+    }
+}
+
+#[inline(always)]
+fn backend_exists<F: Datapath>(flow: &Flow<F::Addr>) -> bool {
+    let Some(backend) = F::backends().find(&flow.backend) else { return false };
+    // SAFETY: array elements never move, and a word is read.
+    unsafe { (*backend).generation == flow.generation }
+}
+
+/// Whether both directions of `flow`, whose own key is `key`, have been silent for longer than its state allows.
+#[inline(always)]
+fn is_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>, now: Ticks) -> bool {
+    if now.0 <= flow.deadline {
+        return false;
+    }
+    let peer = flow.translated(key.protocol).reversed();
+    match F::conntrack().find(&peer) {
+        // SAFETY: a word is read from an entry that the map keeps readable.
+        Some(peer) => unsafe { now.0 > (*peer).deadline },
+        None => true,
+    }
+}
+
+/// Tells the flow's other entry of a new state: only a handful of packets of a connection change it.
+#[inline(always)]
+fn share_state<F: Datapath>(translated: &FlowKey<F::Addr>, state: FlowState, now: Ticks) {
+    if let Some(peer) = F::conntrack().find(&translated.reversed()) {
+        // SAFETY: single words of an entry that the map keeps writable.
+        let peer = unsafe { &mut *peer };
+        peer.state = FlowState(peer.state.0 | state.0);
+        peer.deadline = now.0 + config::timeout(peer.state.timeout(translated.protocol));
+    }
+}
+
+/// Writes both entries of a new flow from `key` to `to`; chooses `to`'s source port where it must.
+///
+/// The reply entry comes first and only where none is: it reserves the tuple that the backend will answer.
+#[inline(always)]
+pub fn open<F: Datapath>(
+    headers: &Headers<F::Addr>,
+    to: &mut FlowKey<F::Addr>,
+    opening: &Opening,
+    len: u32,
+) -> Step<()> {
+    let now = now();
+    let key = &headers.key;
+    let state = FlowState::default().after(Direction::Original, headers.tcp);
+    let mut flow = Flow {
+        packets: 0,
+        bytes: 0,
+        src: key.dst,
+        dst: key.src,
+        src_port: key.dst_port,
+        dst_port: key.src_port,
+        backend: opening.backend,
+        generation: opening.generation,
+        service: opening.service,
+        deadline: now.0 + config::timeout(state.timeout(key.protocol)),
+        direction: Direction::Reply as u8,
+        side: opening.reply.0 as u8,
+        next: opening.reply.1 as u8,
+        state,
+    };
+    reserve::<F>(to, &flow, opening.allocate_port, now)?;
+    flow.packets = 1;
+    flow.bytes = u64::from(len);
+    flow.src = to.src;
+    flow.dst = to.dst;
+    flow.src_port = to.src_port;
+    flow.dst_port = to.dst_port;
+    flow.direction = Direction::Original as u8;
+    flow.side = opening.original.0 as u8;
+    flow.next = opening.original.1 as u8;
+    F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
+}
+
+/// Inserts the reply entry `reply`, trying other source ports for `to` while its tuple belongs to another flow.
+#[inline(always)]
+fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, allocate_port: bool, now: Ticks) -> Step<()> {
+    for attempt in 0..PORT_ATTEMPTS {
+        if allocate_port || attempt > 0 {
+            // SAFETY: the helper has no preconditions.
+            to.src_port = config::snat_port(unsafe { bpf_get_prandom_u32() });
+        }
+        let answer = to.reversed();
+        if F::conntrack().put(&answer, reply, u64::from(BPF_NOEXIST)).is_ok() {
+            return Ok(());
+        }
+        if !is_taken::<F>(&answer, reply, now) {
+            return F::conntrack()
+                .put(&answer, reply, u64::from(BPF_ANY))
+                .map_err(|_errno| DropReason::ConntrackInsert);
+        }
+    }
+    Err(DropReason::SnatExhausted)
+}
+
+/// Whether the reply tuple `answer` belongs to a living flow other than the one `reply` is for.
+#[inline(always)]
+fn is_taken<F: Datapath>(answer: &FlowKey<F::Addr>, reply: &Flow<F::Addr>, now: Ticks) -> bool {
+    let Some(present) = F::conntrack().find(answer) else { return false };
+    // SAFETY: words are read from an entry that the map keeps readable.
+    let present = unsafe { &*present };
+    let same = present.dst == reply.dst
+        && present.src == reply.src
+        && present.dst_port == reply.dst_port
+        && present.src_port == reply.src_port;
+    !same && !present.state.is_closed() && !is_silent::<F>(present, answer, now)
+}

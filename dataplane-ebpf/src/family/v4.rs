@@ -1,0 +1,152 @@
+//! IPv4: header layout, header checksum, ICMP.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use dataplane_common::{Protocol, V4};
+use network_types::ip::Ipv4Hdr;
+
+use super::{Datapath, Headers, IcmpError, parse_transport};
+use crate::{
+    checksum, config,
+    forward::FibRequest,
+    maps::{self, Backends, Conntrack, Frontends, LocalAddrs, SnatAddrs, Sockets},
+    packet::{ETH_LEN, Packet},
+    verdict::Step,
+};
+
+type Addr = [u32; 1];
+
+const PROTOCOL_ICMP: u32 = 1;
+const ANSWER_TTL: u8 = 64;
+
+impl Datapath for V4 {
+    const ETHER_TYPE: u16 = 0x0800_u16.to_be();
+    const ICMP_ERROR_LEN: usize = Ipv4Hdr::LEN + 8;
+    const SOCKET_FAMILY: u8 = 2;
+
+    #[inline(always)]
+    fn pseudo_header_flags(protocol: u8) -> u32 {
+        // A UDP checksum of zero means "none" (RFC 768) and must neither be changed nor arise.
+        if protocol == Protocol::Udp as u8 { BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 } else { BPF_F_PSEUDO_HDR }
+    }
+
+    #[inline(always)]
+    fn frontends() -> &'static Frontends<Addr> {
+        &maps::FRONTENDS4
+    }
+
+    #[inline(always)]
+    fn backends() -> &'static Backends<Addr> {
+        &maps::BACKENDS4
+    }
+
+    #[inline(always)]
+    fn conntrack() -> &'static Conntrack<Addr> {
+        &maps::CONNTRACK4
+    }
+
+    #[inline(always)]
+    fn local_addrs() -> &'static LocalAddrs<Addr> {
+        &maps::LOCAL_ADDRS4
+    }
+
+    #[inline(always)]
+    fn snat_addrs() -> &'static SnatAddrs<Addr> {
+        &maps::SNAT_ADDRS4
+    }
+
+    #[inline(always)]
+    fn sockets() -> &'static Sockets<Addr> {
+        &maps::SOCKETS4
+    }
+
+    #[inline(always)]
+    fn hairpin() -> Addr {
+        config::hairpin4()
+    }
+
+    #[inline(always)]
+    fn parse(packet: &Packet<'_>) -> Option<Headers<Addr>> {
+        let header = packet.at::<Ipv4Hdr>(ETH_LEN)?;
+        let header_len = usize::from(header.vihl & 0x0f) * 4;
+        // More fragments, or an offset: only whole packets carry what the translation of a flow needs.
+        let fragment = header.frags[0] & 0x3f != 0 || header.frags[1] != 0;
+        if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || fragment {
+            return None;
+        }
+        let (src, dst) = ([u32::from_ne_bytes(header.src_addr)], [u32::from_ne_bytes(header.dst_addr)]);
+        parse_transport(packet, header.proto, src, dst, ETH_LEN + header_len, header.ttl)
+    }
+
+    #[inline(always)]
+    fn write_addresses(packet: &mut Packet<'_>, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
+        let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
+        header.src_addr = src[0].to_ne_bytes();
+        header.dst_addr = dst[0].to_ne_bytes();
+        header.check = checksum::updated(header.check, difference);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()> {
+        let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
+        let old = u16::from_ne_bytes([header.ttl, header.proto]);
+        header.ttl = header.ttl.wrapping_sub(1);
+        let new = u16::from_ne_bytes([header.ttl, header.proto]);
+        header.check = checksum::updated(header.check, u32::from(!old) + u32::from(new));
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn set_fib_addresses(request: &mut FibRequest, src: &Addr, dst: &Addr) {
+        request.src[0] = src[0];
+        request.dst[0] = dst[0];
+    }
+
+    #[inline(always)]
+    fn write_answer_header(packet: &mut Packet<'_>, headers: &Headers<Addr>, payload: usize) -> Step<()> {
+        let header_len = headers.transport - ETH_LEN;
+        let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
+        let old_len = u16::from_ne_bytes(header.tot_len);
+        let old_ttl = u16::from_ne_bytes([header.ttl, header.proto]);
+        // Swapped addresses leave the sum as it is.
+        header.src_addr = headers.key.dst[0].to_ne_bytes();
+        header.dst_addr = headers.key.src[0].to_ne_bytes();
+        header.tot_len = ((header_len + payload) as u16).to_be_bytes();
+        header.ttl = ANSWER_TTL;
+        let new_len = u16::from_ne_bytes(header.tot_len);
+        let new_ttl = u16::from_ne_bytes([header.ttl, header.proto]);
+        let difference = u32::from(!old_len) + u32::from(new_len) + u32::from(!old_ttl) + u32::from(new_ttl);
+        header.check = checksum::updated(header.check, difference);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write_icmp_error(
+        packet: &mut Packet<'_>,
+        headers: &Headers<Addr>,
+        error: IcmpError,
+        quoted: usize,
+        transport_sum: u64,
+    ) -> Step<()> {
+        // RFC 792, RFC 1191.
+        let (kind, code, mtu): (u32, u32, u16) = match error {
+            IcmpError::PortUnreachable => (3, 3, 0),
+            IcmpError::TooBig(mtu) => (3, 4, mtu),
+            IcmpError::TimeExceeded => (11, 0, 0),
+        };
+        let length = Self::ICMP_ERROR_LEN + (headers.transport - ETH_LEN) + quoted;
+        // Words in network order, as RFC 791 draws them.
+        let version_and_length = 0x4500_0000 | length as u32;
+        let ttl_and_protocol = u32::from(ANSWER_TTL) << 24 | PROTOCOL_ICMP << 16;
+        let [src, dst] = [headers.key.dst[0], headers.key.src[0]];
+        let mut network = [version_and_length.to_be(), 0, ttl_and_protocol.to_be(), src, dst];
+        network[2] |= u32::from(checksum::complement(checksum::sum_words(&network))) << 16;
+
+        let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
+        // The quoted network header adds nothing: with its own checksum it sums to zero.
+        icmp[0] |= u32::from(checksum::complement(checksum::sum_words(&icmp) + transport_sum)) << 16;
+        packet.set_words(ETH_LEN, network)?;
+        packet.set_words(ETH_LEN + Ipv4Hdr::LEN, icmp)?;
+        Ok(())
+    }
+}
