@@ -107,6 +107,8 @@ impl Frontend {
     pub const DROP_INSIDE: u8 = 1 << 0;
     /// The same for `outside`.
     pub const DROP_OUTSIDE: u8 = 1 << 1;
+    /// The traffic policy that holds for this kind of frontend is Local. For people: the programs do not read it.
+    pub const LOCAL_POLICY: u8 = 1 << 2;
 }
 
 /// Value of the arrays `backends4` and `backends6`, indexed by backend id.

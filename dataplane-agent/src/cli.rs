@@ -1,15 +1,24 @@
 //! The command line: reads pinned maps, so that inspecting never needs a living agent.
 
+pub mod backend;
 pub mod completion;
+pub mod conntrack;
+pub mod drops;
 pub mod failure;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
+pub mod flow;
+pub mod nat;
 pub mod output;
 pub mod pins;
+pub mod read;
+pub mod service;
 pub mod version;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use self::output::Output;
 
@@ -37,6 +46,20 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show services and their frontends
+    #[command(subcommand)]
+    Service(service::Service),
+    /// Show backends
+    #[command(subcommand)]
+    Backend(backend::Backend),
+    /// Show, count or forget flows
+    #[command(subcommand)]
+    Conntrack(conntrack::Conntrack),
+    /// Show flows whose source is translated
+    #[command(subcommand)]
+    Nat(nat::Nat),
+    /// Show why packets were dropped
+    Drops(drops::Drops),
     /// Print a completion script for a shell
     Completion(completion::Completion),
     /// Print the version of this program and of the map layouts it knows
@@ -53,8 +76,20 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let Global { bpffs: _, output } = self.global;
+        let Global { bpffs, output } = self.global;
         match self.command {
+            Command::Service(command) => service::run(command, &bpffs, output)?,
+            Command::Backend(command) => backend::run(&command, &bpffs, output)?,
+            Command::Conntrack(command) => {
+                if let conntrack::Conntrack::Flush(flush) = &command
+                    && let Err(error) = flush.check()
+                {
+                    error.format(&mut Self::command()).exit();
+                }
+                conntrack::run(&command, &bpffs, output)?;
+            }
+            Command::Nat(command) => nat::run(&command, &bpffs, output)?,
+            Command::Drops(args) => drops::run(args, &bpffs, output)?,
             Command::Completion(args) => completion::run(args)?,
             Command::Version => version::run(output)?,
         }
@@ -64,8 +99,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

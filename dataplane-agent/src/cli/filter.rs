@@ -144,6 +144,11 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// How many to show.
+    pub fn count(self) -> usize {
+        self.limit.unwrap_or(usize::MAX)
+    }
+
     /// Shortens `records`.
     pub fn cut<T>(self, records: &mut Vec<T>) {
         if let Some(limit) = self.limit {

@@ -10,43 +10,15 @@ use dataplane_common::map::LAYOUT_VERSION;
 
 use super::failure::Failure;
 
-/// Where `sluice agent` pins what it loads: `<bpffs>/sluice/v<layout version>`.
-#[derive(Clone, Debug)]
-pub struct Pins {
-    root: PathBuf,
-}
-
-impl Pins {
-    /// The pins below the BPF file system `bpffs`; fails when there are none of this version.
-    pub fn open(bpffs: &Path) -> anyhow::Result<Self> {
-        let base = bpffs.join("sluice");
-        let root = base.join(format!("v{LAYOUT_VERSION}"));
-        // Not `exists`: without privileges the directory is there and cannot be seen.
-        match fs::read_dir(root.join("maps")) {
-            Ok(_entries) => Ok(Self { root }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(base, root).into()),
-            Err(error) => Err(error).context(root.display().to_string()),
-        }
-    }
-
-    /// The directory of this layout version.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The directory of the maps.
-    pub fn maps(&self) -> PathBuf {
-        self.root.join("maps")
-    }
-
-    /// The directory of the links.
-    pub fn links(&self) -> PathBuf {
-        self.root.join("links")
-    }
-
-    /// The directory of the programs.
-    pub fn programs(&self) -> PathBuf {
-        self.root.join("programs")
+/// Fails unless maps of this version are pinned below the BPF file system `bpffs`.
+pub fn require(bpffs: &Path) -> anyhow::Result<()> {
+    let base = bpffs.join("sluice");
+    let root = base.join(format!("v{LAYOUT_VERSION}"));
+    // Not `exists`: without privileges the directory is there and cannot be seen.
+    match fs::read_dir(root.join("maps")) {
+        Ok(_entries) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(base, root).into()),
+        Err(error) => Err(error).context(root.display().to_string()),
     }
 }
 
@@ -80,18 +52,15 @@ mod tests {
         for directory in directories {
             fs::create_dir_all(bpffs.path().join("sluice").join(directory)).unwrap();
         }
-        let text = match Pins::open(bpffs.path()) {
-            Ok(pins) => pins.root().display().to_string(),
-            Err(error) => error.to_string(),
-        };
+        let text = require(bpffs.path()).map_or_else(|error| error.to_string(), |()| "found".into());
         let text = text.replace(&bpffs.path().display().to_string(), "BPFFS");
         assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]
     fn pins_of_this_version_are_found() {
-        check(&["v1/maps"], "BPFFS/sluice/v1");
-        check(&["v1/maps", "v2/maps"], "BPFFS/sluice/v1");
+        check(&["v1/maps"], "found");
+        check(&["v1/maps", "v2/maps"], "found");
     }
 
     #[test]
