@@ -50,11 +50,7 @@ pub fn rows(counters: &[(DropReason, u64)], all: bool) -> Vec<DropLine> {
     counters
         .iter()
         .filter(|(_, packets)| all || *packets > 0)
-        .map(|(reason, packets)| DropLine {
-            reason: reason.name(),
-            packets: *packets,
-            description: reason.describe(),
-        })
+        .map(|(reason, packets)| DropLine { reason: reason.name(), packets: *packets, description: reason.describe() })
         .collect()
 }
 

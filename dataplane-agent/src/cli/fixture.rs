@@ -35,11 +35,20 @@ pub(super) fn tables() -> Tables {
         tables.backends.insert(id, backend(addr, flags));
     }
     // No longer in a slot, kept for its flows.
-    tables.backends.insert(BackendId { family: IpFamily::V4, number: 4 }, backend("10.0.1.7:8080", BackendRow::TERMINATING));
+    tables
+        .backends
+        .insert(BackendId { family: IpFamily::V4, number: 4 }, backend("10.0.1.7:8080", BackendRow::TERMINATING));
     tables
 }
 
-fn frontend(service: u32, kind: FrontendKind, inside: SlotRange, outside: SlotRange, affinity: u32, flags: u8) -> Frontend {
+fn frontend(
+    service: u32,
+    kind: FrontendKind,
+    inside: SlotRange,
+    outside: SlotRange,
+    affinity: u32,
+    flags: u8,
+) -> Frontend {
     Frontend { service, inside, outside, affinity_seconds: affinity, kind: kind as u8, flags, pad: 0 }
 }
 

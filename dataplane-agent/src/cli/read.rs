@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     maps::{
+        Maps as _,
         kernel::KernelMaps,
         observed::{self, ObservedFamily},
         pinned::Access,

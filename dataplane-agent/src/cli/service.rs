@@ -204,17 +204,20 @@ mod tests {
             &List::default(),
             Format::Table,
             "\
-default/web:http   ClusterIP  10.96.0.1:80     TCP  3                Cluster
-default/web:http   ClusterIP  [fd00:96::1]:80  TCP  1                Cluster
-default/web:http   NodePort   0.0.0.0:30080    TCP  3 (outside 1)    Local
-kube-system/dns    ClusterIP  10.96.0.10:53    UDP  0                Cluster
+default/web:http  ClusterIP  10.96.0.1:80     TCP  3              Cluster
+default/web:http  ClusterIP  [fd00:96::1]:80  TCP  1              Cluster
+default/web:http  NodePort   0.0.0.0:30080    TCP  3 (outside 1)  Local
+kube-system/dns   ClusterIP  10.96.0.10:53    UDP  0              Cluster
 ",
         );
     }
 
     #[test]
     fn wide_shows_what_happens_without_backends_and_affinity() {
-        let list = List { service: ServiceFilter { service: Some("dns".into()), ..ServiceFilter::default() }, ..List::default() };
+        let list = List {
+            service: ServiceFilter { service: Some("dns".into()), ..ServiceFilter::default() },
+            ..List::default()
+        };
         check(&list, Format::Wide, "kube-system/dns  ClusterIP  10.96.0.10:53  UDP  0  Cluster  reject  10800 s  9\n");
     }
 

@@ -60,8 +60,7 @@ pub(super) fn run(args: &Flush, bpffs: &Path, tables: &Tables, output: Output) -
     let entries = read::entries(bpffs, args.filter.family)?;
     let chosen = keys(args, tables, &entries);
     let mut flushed = Flushed { flows: chosen.len() as u64, entries: 0 };
-    let (four, six): (Vec<Tuple>, Vec<Tuple>) =
-        chosen.into_iter().flatten().partition(|key| key.src.is_ipv4());
+    let (four, six): (Vec<Tuple>, Vec<Tuple>) = chosen.into_iter().flatten().partition(|key| key.src.is_ipv4());
     flushed.entries += delete::<V4>(bpffs, &four)?;
     flushed.entries += delete::<V6>(bpffs, &six)?;
     output.object(&flushed, |flushed| format!("{} flows ({} entries) removed\n", flushed.flows, flushed.entries))
