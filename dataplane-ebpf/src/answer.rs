@@ -32,7 +32,7 @@ fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> St
     let [_, sequence, acknowledged, offset_and_flags, _] = packet.words::<5>(headers.transport)?;
     let partial = packet.probe_partial_checksum(headers.transport + checksum_offset(headers.key.protocol))?;
     let header_len = (u32::from_be(offset_and_flags) >> 28) * 4;
-    let payload = packet.len().wrapping_sub(headers.transport as u32).wrapping_sub(header_len);
+    let payload = F::transport_len(packet, headers)?.wrapping_sub(header_len);
     packet.truncate(headers.transport + TcpHdr::LEN)?;
     F::write_answer_header(packet, headers, TcpHdr::LEN)?;
 

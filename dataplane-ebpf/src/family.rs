@@ -63,6 +63,9 @@ pub trait Datapath: Family {
     /// Writes both addresses; `difference` is what that adds to a sum over them.
     fn write_addresses(packet: &mut Packet<'_>, src: &Self::Addr, dst: &Self::Addr, difference: u32) -> Step<()>;
 
+    /// Bytes of the transport header and its payload as the network header says: a short frame may be padded behind them.
+    fn transport_len(packet: &Packet<'_>, headers: &Headers<Self::Addr>) -> Step<u32>;
+
     /// Takes one from the TTL or hop limit.
     fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()>;
 

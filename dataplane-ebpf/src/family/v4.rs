@@ -87,6 +87,12 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
+    fn transport_len(packet: &Packet<'_>, headers: &Headers<Addr>) -> Step<u32> {
+        let total = u16::from_be(packet.half(ETH_LEN + 2)?);
+        Ok(u32::from(total).wrapping_sub((headers.transport - ETH_LEN) as u32))
+    }
+
+    #[inline(always)]
     fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()> {
         let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
         let old = u16::from_ne_bytes([header.ttl, header.proto]);

@@ -87,6 +87,11 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn transport_len(packet: &Packet<'_>, _headers: &Headers<Addr>) -> Step<u32> {
+        Ok(u32::from(u16::from_be(packet.half(ETH_LEN + 4)?)))
+    }
+
+    #[inline(always)]
     fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()> {
         let header = packet.at_mut::<Ipv6Hdr>(ETH_LEN)?;
         header.hop_limit = header.hop_limit.wrapping_sub(1);
