@@ -1,5 +1,6 @@
 //! The command line: reads pinned maps, so that inspecting never needs a living agent.
 
+pub mod agent;
 pub mod backend;
 pub mod completion;
 pub mod conntrack;
@@ -46,6 +47,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run this node's agent until SIGTERM; traffic goes on after it
+    Agent(Box<agent::AgentArgs>),
     /// Show services and their frontends
     #[command(subcommand)]
     Service(service::Service),
@@ -78,6 +81,7 @@ impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
         let Global { bpffs, output } = self.global;
         match self.command {
+            Command::Agent(args) => tokio::runtime::Runtime::new()?.block_on(agent::run(*args, &bpffs))?,
             Command::Service(command) => service::run(command, &bpffs, output)?,
             Command::Backend(command) => backend::run(&command, &bpffs, output)?,
             Command::Conntrack(command) => {

@@ -54,8 +54,8 @@ pub struct Options {
 /// Why there is no datapath.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
-    /// The machine lacks something; one line each.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    /// The machine lacks something.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Missing(Vec<Missing>),
     /// Another agent is there.
     #[error(transparent)]

@@ -282,8 +282,9 @@ where
 
 impl<V: Pod> Indexed<V> {
     fn open(dir: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
-        let map = Map::Array(pinned::open(dir, spec, access)?);
-        Ok(Self { name: spec.name, entries: spec.entries, map, values: PhantomData })
+        let map = pinned::open(dir, spec, access)?;
+        let entries = map.info().map_or(spec.entries, |about| about.max_entries());
+        Ok(Self { name: spec.name, entries, map: Map::Array(map), values: PhantomData })
     }
 
     fn read(&self) -> Result<Vec<V>, MapError> {

@@ -1,0 +1,238 @@
+//! The running agent: the source, the interfaces and the loop, until a signal.
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::options::{AgentArgs, SourceKind};
+use crate::{
+    datapath::{Datapath, attach::Applied},
+    maps::Maps,
+    model::{Change, Source},
+    sync::{self, Status},
+    watch::{
+        Sender,
+        devices::{Devices, View},
+        file, kube,
+    },
+};
+
+/// Changes that may wait for the loop before sources have to.
+const QUEUE: usize = 1024;
+
+/// How long the first look at the interfaces waits for the Node object, whose addresses tell an uplink from a pod.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// When to try again what could not be attached.
+const ATTACH_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the loop may take to finish what it is doing after a signal.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Marks errors of an agent that had been ready: what it attached stays.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent stops; the programs stay attached and traffic goes on")]
+pub(super) struct WasReady;
+
+/// Where Services, EndpointSlices and Nodes come from, known to be usable.
+pub(super) enum Feed {
+    Kube(kube::Connection),
+    File(PathBuf),
+}
+
+impl Feed {
+    /// Checks the configuration; an API server that does not answer is no error.
+    pub(super) async fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+        match args.source {
+            SourceKind::Kube => Ok(Self::Kube(kube::Connection::new(&args.kube()).await?)),
+            SourceKind::File => {
+                let folder = args.file_source.clone().context("--source file needs --file-source")?;
+                // Broken files are the watch's to report; a folder that is not there ends the start.
+                file::check(&folder)?;
+                Ok(Self::File(folder))
+            }
+        }
+    }
+
+    async fn run(self, node: String, changes: Sender) -> anyhow::Result<()> {
+        match self {
+            Self::Kube(connection) => kube::run(connection, &node, &changes).await,
+            Self::File(folder) => file::run(folder, &node, &changes).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT.
+pub(super) async fn serve(
+    args: &AgentArgs,
+    node: String,
+    feed: Feed,
+    datapath: &mut Datapath,
+    maps: impl Maps + Send + 'static,
+) -> anyhow::Result<()> {
+    let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (changes, applied) = mpsc::channel(QUEUE);
+    let (found, forwarded) = mpsc::channel(QUEUE);
+    let (node_addresses, node_known) = watch::channel(BTreeSet::new());
+    let (status, mut ready) = watch::channel(Arc::new(Status::default()));
+    let (stop, stopped) = oneshot::channel::<()>();
+
+    let options = sync::Options { status_file: Some(args.status_file.clone()), ..sync::Options::new(node.clone()) };
+    let shutdown = async move { _ = stopped.await };
+    let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, (), shutdown));
+    let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
+    let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses));
+    let devices = Devices::open(args.pod_interfaces.clone(), args.uplinks.clone(), node_known.clone())
+        .context("the node's interfaces cannot be watched")?;
+
+    let announced = ready.clone();
+    let announcement = tokio::spawn(announce(announced));
+    let result = tokio::select! {
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+        ended = &mut loop_task => Err(ended_early("the loop", flatten(ended.map(|result| result.map_err(Into::into))))),
+        ended = &mut feed_task => Err(ended_early("the source", flatten(ended))),
+        result = attach(devices, datapath, &changes, node_known) => result,
+    };
+    let was_ready = ready.borrow_and_update().rounds > 0;
+    for task in [feed_task.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()] {
+        task.abort();
+    }
+    // Fails when the loop has ended already.
+    let _loop_ended = stop.send(());
+    finish(loop_task).await;
+    match result {
+        Err(error) if was_ready => Err(error.context(WasReady)),
+        result => result,
+    }
+}
+
+/// Passes changes on, and notes the addresses of this node's Node object.
+async fn forward(
+    node: String,
+    mut found: mpsc::Receiver<Change>,
+    changes: Sender,
+    addresses: watch::Sender<BTreeSet<IpAddr>>,
+) {
+    while let Some(change) = found.recv().await {
+        match &change {
+            // A Node object that is deleted takes no address from the node itself.
+            Change::Node(name, Some(object)) if *name == node => {
+                addresses.send_replace(object.addresses.iter().copied().collect());
+            }
+            // There is no such Node: nothing to wait for.
+            Change::Synced(Source::Nodes) => addresses.send_modify(|_| {}),
+            _ => {}
+        }
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Attaches programs as interfaces come and go; ends with an error only.
+async fn attach(
+    mut devices: Devices,
+    datapath: &mut Datapath,
+    changes: &Sender,
+    mut node_known: watch::Receiver<BTreeSet<IpAddr>>,
+) -> anyhow::Result<()> {
+    if timeout(NODE_PATIENCE, node_known.changed()).await.is_err() {
+        warn!("no Node object of this node yet: interfaces are told apart without its addresses");
+    }
+    let mut view = devices.next().await.context("the node's interfaces cannot be read")?;
+    let mut last: Option<View> = None;
+    loop {
+        let applied = datapath.attach(&view.interfaces)?;
+        let retry = report(&applied, &view);
+        if last.is_none() {
+            if let Some(error) = applied.failed.into_iter().next().filter(|_| datapath.is_fresh()) {
+                return Err(error.into());
+            }
+            send(changes, Change::LocalAddresses(view.addresses.clone())).await?;
+            send(changes, Change::Synced(Source::Addresses)).await?;
+        } else if last.as_ref().is_some_and(|last| last.addresses != view.addresses) {
+            send(changes, Change::LocalAddresses(view.addresses.clone())).await?;
+        }
+        last = Some(view.clone());
+        tokio::select! {
+            next = devices.next() => view = next.context("the node's interfaces cannot be read")?,
+            () = sleep(ATTACH_RETRY), if retry => {}
+        }
+    }
+}
+
+async fn send(changes: &Sender, change: Change) -> anyhow::Result<()> {
+    changes.send(change).await.map_err(|_closed| anyhow!("the loop has ended"))
+}
+
+/// Logs what happened; tells whether something has to be tried again.
+fn report(applied: &Applied, view: &View) -> bool {
+    let name = |ifindex| view.interfaces.iter().find(|interface| interface.index == ifindex).map(|found| &*found.name);
+    for (done, attachments) in
+        [("attached", &applied.attached), ("replaced", &applied.replaced), ("detached", &applied.detached)]
+    {
+        for attachment in attachments {
+            let (hook, ifindex) = (attachment.hook.name(), attachment.ifindex);
+            debug!(hook, ifindex, interface = name(ifindex), "{done}");
+        }
+    }
+    if !applied.attached.is_empty() || !applied.replaced.is_empty() || !applied.detached.is_empty() {
+        info!(
+            interfaces = view.interfaces.len(),
+            attached = applied.attached.len(),
+            replaced = applied.replaced.len(),
+            detached = applied.detached.len(),
+            "programs of interfaces"
+        );
+    }
+    for error in &applied.failed {
+        warn!(
+            interface = name(error.attachment.ifindex),
+            error = format!("{:#}", anyhow!("{error}: {}", error.source)),
+            "tried again in a second"
+        );
+    }
+    !applied.failed.is_empty()
+}
+
+/// Says so when the maps hold for the first time what the cluster wants.
+async fn announce(mut status: watch::Receiver<Arc<Status>>) {
+    if let Ok(status) = status.wait_for(|status| status.waiting_for.is_empty() && status.rounds > 0).await {
+        info!(services = status.services, frontends = status.frontends, backends = status.backends, "ready");
+    }
+}
+
+async fn finish<E: std::fmt::Display>(mut task: JoinHandle<Result<(), E>>) {
+    if task.is_finished() {
+        return;
+    }
+    match timeout(STOP_PATIENCE, &mut task).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => warn!(%error, "the last changes are not all applied; the next start applies them"),
+        Ok(Err(error)) => warn!(%error, "the loop ended badly"),
+        Err(_elapsed) => {
+            task.abort();
+            warn!("the loop did not end in time; the next start applies what is missing");
+        }
+    }
+}
+
+fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    ended?
+}
+
+fn ended_early(what: &'static str, result: anyhow::Result<()>) -> anyhow::Error {
+    match result {
+        Ok(()) => anyhow!("{what} has ended"),
+        Err(error) => error.context(format!("{what} has ended")),
+    }
+}
