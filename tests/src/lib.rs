@@ -3,9 +3,15 @@
 //! Everything here needs root and cleans up after itself: every namespace, cgroup, mount and process belongs to a guard,
 //! and what a killed run left behind is removed by the next one (see [`leftovers`]).
 
+pub mod demo;
+
 pub mod cluster;
+pub mod expect;
 pub mod topology;
 pub mod traffic;
+
+pub mod harness;
+pub mod packet;
 
 pub mod agent;
 pub mod binaries;

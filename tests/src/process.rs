@@ -15,7 +15,7 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::{
         prctl,
-        signal::{Signal, kill},
+        signal::{SigSet, Signal, kill},
     },
     unistd::{Pid, write},
 };
@@ -35,6 +35,8 @@ impl Process {
         let procs = cgroup.map(|cgroup| OpenOptions::new().write(true).open(cgroup.path().join("cgroup.procs")));
         let procs = procs.transpose().context("cannot open cgroup.procs")?;
         let what = format!("cannot start {}", command.get_program().display());
+        // Ctrl-C at a terminal goes to the whole process group; it is for the parent to decide what that ends.
+        command.process_group(0);
         let enter = move || enter(&netns, procs.as_ref());
         // SAFETY: between fork and exec the closure only makes system calls on descriptors opened before.
         unsafe { command.pre_exec(enter) };
@@ -100,6 +102,8 @@ fn enter(netns: &File, procs: Option<&File>) -> io::Result<()> {
         write(procs, b"0")?;
     }
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Whoever blocks signals to clean up after them does not want its children to.
+    SigSet::empty().thread_set_mask()?;
     Ok(())
 }
 

@@ -1,0 +1,230 @@
+//! What a test puts into the programs' maps and finds in them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use dataplane_common::{
+    Addr, Backend, BePort, DropReason, Family, Flow, FlowKey, Frontend, FrontendKey, FrontendKind, Protocol, Scope,
+    SlotRange, V4, V6,
+};
+
+use super::Harness;
+
+/// A backend as a test names it: its address, and whether it runs on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// On this node.
+    pub local: bool,
+}
+
+/// A flow's key and value.
+pub type FlowEntry<F> = (FlowKey<<F as Family>::Addr>, Flow<<F as Family>::Addr>);
+
+/// The next free numbers.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    service: u32,
+    backend: u32,
+    slot: u32,
+}
+
+impl Default for Allocation {
+    fn default() -> Self {
+        // Zero means "none" in every one of these.
+        Self { service: 1, backend: 1, slot: 1 }
+    }
+}
+
+impl Harness {
+    /// Adds a frontend with its backends, the same ones for clients inside and outside; its slot range.
+    pub fn add_frontend(
+        &mut self,
+        kind: FrontendKind,
+        protocol: Protocol,
+        at: SocketAddr,
+        targets: &[Target],
+    ) -> Result<SlotRange> {
+        let (service, first) = (self.node.service, self.node.slot);
+        self.node.service += 1;
+        for target in targets {
+            let id = self.node.backend;
+            self.node.backend += 1;
+            self.put_backend(id, service, protocol, *target, 1)?;
+            self.put_slot(self.node.slot, id)?;
+            self.node.slot += 1;
+        }
+        let range = SlotRange { first, count: u32::try_from(targets.len())? };
+        let frontend = Frontend {
+            service,
+            inside: range,
+            outside: range,
+            affinity_seconds: 0,
+            kind: kind as u8,
+            flags: 0,
+            pad: 0,
+        };
+        self.put_frontend(protocol, at, frontend)?;
+        Ok(range)
+    }
+
+    /// Writes a frontend; a NodePort's address does not matter, only its family.
+    pub fn put_frontend(&mut self, protocol: Protocol, at: SocketAddr, frontend: Frontend) -> Result<()> {
+        match at.ip() {
+            IpAddr::V4(_) => put_frontend::<V4>(&mut self.ebpf, protocol, at, frontend),
+            IpAddr::V6(_) => put_frontend::<V6>(&mut self.ebpf, protocol, at, frontend),
+        }
+    }
+
+    /// Writes a backend with the given generation: odd while it exists.
+    pub fn put_backend(
+        &mut self,
+        id: u32,
+        service: u32,
+        protocol: Protocol,
+        target: Target,
+        generation: u32,
+    ) -> Result<()> {
+        match target.addr.ip() {
+            IpAddr::V4(_) => put_backend::<V4>(&mut self.ebpf, id, service, protocol, target, generation),
+            IpAddr::V6(_) => put_backend::<V6>(&mut self.ebpf, id, service, protocol, target, generation),
+        }
+    }
+
+    /// Writes a slot.
+    pub fn put_slot(&mut self, slot: u32, backend: u32) -> Result<()> {
+        let map = self.ebpf.map_mut("slots").context("no map slots")?;
+        Ok(Array::<_, u32>::try_from(map)?.set(slot, backend, 0)?)
+    }
+
+    /// Declares an address of the node, with the bits of `dataplane_common::map::local_addr`.
+    pub fn put_local_addr(&mut self, ip: IpAddr, bits: u32) -> Result<()> {
+        match ip {
+            IpAddr::V4(_) => put_addr::<V4>(&mut self.ebpf, ip, bits),
+            IpAddr::V6(_) => put_addr::<V6>(&mut self.ebpf, ip, bits),
+        }
+    }
+
+    /// Declares what SNAT uses on the interface `index`.
+    pub fn put_snat_addr(&mut self, index: u32, ip: IpAddr) -> Result<()> {
+        match ip {
+            IpAddr::V4(_) => put_snat::<V4>(&mut self.ebpf, index, ip),
+            IpAddr::V6(_) => put_snat::<V6>(&mut self.ebpf, index, ip),
+        }
+    }
+
+    /// The flows of one family, in no particular order.
+    pub fn flows<F: Family>(&self) -> Result<Vec<FlowEntry<F>>>
+    where
+        FlowKey<F::Addr>: Pod,
+        Flow<F::Addr>: Pod,
+    {
+        let name = format!("conntrack{}", F::SUFFIX);
+        let map = HashMap::<_, FlowKey<F::Addr>, Flow<F::Addr>>::try_from(self.ebpf.map(&name).context(name)?)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Number of flow entries of both families.
+    pub fn flow_count(&self) -> Result<usize> {
+        Ok(self.flows::<V4>()?.len() + self.flows::<V6>()?.len())
+    }
+
+    /// Everything that only an agent writes, as text: to see that packets have changed nothing of it.
+    pub fn desired(&self) -> Result<String> {
+        Ok([desired::<V4>(&self.ebpf, self.node.backend)?, desired::<V6>(&self.ebpf, self.node.backend)?].concat())
+    }
+}
+
+pub(super) fn drops(ebpf: &Ebpf) -> Result<BTreeMap<DropReason, u64>> {
+    let map = PerCpuArray::<_, u64>::try_from(ebpf.map("drops").context("no map drops")?)?;
+    let mut drops = BTreeMap::new();
+    for reason in DropReason::ALL {
+        let count: u64 = map.get(&(*reason as u32), 0)?.iter().sum();
+        if count > 0 {
+            drops.insert(*reason, count);
+        }
+    }
+    Ok(drops)
+}
+
+fn put_frontend<F: Family>(ebpf: &mut Ebpf, protocol: Protocol, at: SocketAddr, frontend: Frontend) -> Result<()>
+where
+    FrontendKey<F::Addr>: Pod,
+{
+    let node_port = frontend.kind == FrontendKind::NodePort as u8;
+    let key = FrontendKey {
+        addr: if node_port { F::Addr::ZERO } else { F::Addr::from_ip(at.ip()).context("family")? },
+        port: BePort::new(at.port()),
+        protocol: protocol as u8,
+        scope: if node_port { Scope::NodePort } else { Scope::Address } as u8,
+    };
+    let name = format!("frontends{}", F::SUFFIX);
+    Ok(HashMap::try_from(ebpf.map_mut(&name).context(name)?)?.insert(key, frontend, 0)?)
+}
+
+fn put_backend<F: Family>(
+    ebpf: &mut Ebpf,
+    id: u32,
+    service: u32,
+    protocol: Protocol,
+    target: Target,
+    generation: u32,
+) -> Result<()>
+where
+    Backend<F::Addr>: Pod,
+{
+    let backend = Backend {
+        addr: F::Addr::from_ip(target.addr.ip()).context("family")?,
+        port: BePort::new(target.addr.port()),
+        protocol: protocol as u8,
+        flags: if target.local { Backend::<F::Addr>::LOCAL } else { 0 },
+        service,
+        generation,
+    };
+    let name = format!("backends{}", F::SUFFIX);
+    Ok(Array::try_from(ebpf.map_mut(&name).context(name)?)?.set(id, backend, 0)?)
+}
+
+fn put_addr<F: Family<Addr: Pod>>(ebpf: &mut Ebpf, ip: IpAddr, bits: u32) -> Result<()> {
+    let name = format!("local_addrs{}", F::SUFFIX);
+    let addr = F::Addr::from_ip(ip).context("family")?;
+    Ok(HashMap::<_, F::Addr, u32>::try_from(ebpf.map_mut(&name).context(name)?)?.insert(addr, bits, 0)?)
+}
+
+fn put_snat<F: Family<Addr: Pod>>(ebpf: &mut Ebpf, index: u32, ip: IpAddr) -> Result<()> {
+    let name = format!("snat_addrs{}", F::SUFFIX);
+    let addr = F::Addr::from_ip(ip).context("family")?;
+    Ok(HashMap::<_, u32, F::Addr>::try_from(ebpf.map_mut(&name).context(name)?)?.insert(index, addr, 0)?)
+}
+
+fn desired<F: Family<Addr: Pod>>(ebpf: &Ebpf, backends: u32) -> Result<String>
+where
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    let name = format!("frontends{}", F::SUFFIX);
+    let map = HashMap::<_, FrontendKey<F::Addr>, Frontend>::try_from(ebpf.map(&name).context(name)?)?;
+    let mut lines = Vec::new();
+    for entry in map.iter() {
+        lines.push(format!("{:?}\n", entry?));
+    }
+    lines.sort();
+    let name = format!("backends{}", F::SUFFIX);
+    let map = Array::<_, Backend<F::Addr>>::try_from(ebpf.map(&name).context(name)?)?;
+    for id in 0..backends {
+        lines.push(format!("{:?}\n", map.get(&id, 0)?));
+    }
+    let slots = Array::<_, u32>::try_from(ebpf.map("slots").context("slots")?)?;
+    for slot in 0..backends {
+        lines.push(format!("{:?}\n", slots.get(&slot, 0)?));
+    }
+    Ok(lines.concat())
+}
