@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use dataplane_agent::sync::Status;
 use nix::sys::signal::Signal;
 
 use crate::{binaries, cluster::Node, process::Process};
@@ -91,7 +92,7 @@ impl Agent {
             if let Some(status) = self.process.wait(Duration::ZERO)? {
                 bail!("ended with {status}:\n{}", self.tail());
             }
-            if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text)) {
+            if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text, self.id())) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -115,8 +116,9 @@ impl Drop for Agent {
     }
 }
 
-/// Whether a status file says that the maps hold what the cluster wants.
-fn is_ready(text: &str) -> bool {
-    let Ok(status) = serde_json::from_str::<serde_json::Value>(text) else { return false };
-    status["ready"].as_bool() == Some(true)
+/// Whether a status file says that the agent `id` has heard of everything and installed it.
+fn is_ready(text: &str, id: u32) -> bool {
+    // The file may be seen half written; it is read again.
+    let Ok(status) = serde_json::from_str::<Status>(text) else { return false };
+    status.pid == id && status.waiting_for.is_empty() && status.rounds > 0
 }

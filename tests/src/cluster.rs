@@ -87,21 +87,21 @@ impl Cluster {
     #[track_caller]
     pub fn node(&self, name: &str) -> &Node {
         let node = self.nodes.iter().find(|node| node.name() == name);
-        node.unwrap_or_else(|| panic!("the cluster has no node {name}"))
+        node.unwrap_or_else(|| absent("node", name))
     }
 
     /// The node `name`, to start and stop its agent.
     #[track_caller]
     pub fn node_mut(&mut self, name: &str) -> &mut Node {
         let node = self.nodes.iter_mut().find(|node| node.host.name() == name);
-        node.unwrap_or_else(|| panic!("the cluster has no node {name}"))
+        node.unwrap_or_else(|| absent("node", name))
     }
 
     /// The pod `name`, wherever it runs.
     #[track_caller]
     pub fn pod(&self, name: &str) -> &Site {
         let pod = self.nodes.iter().flat_map(|node| &node.pods).find(|pod| pod.name() == name);
-        pod.unwrap_or_else(|| panic!("the cluster has no pod {name}"))
+        pod.unwrap_or_else(|| absent("pod", name))
     }
 
     /// The host processes of the node `name`.
@@ -114,7 +114,7 @@ impl Cluster {
     #[track_caller]
     pub fn node_of(&self, pod: &str) -> &str {
         let node = self.nodes.iter().find(|node| node.pods.iter().any(|site| site.name() == pod));
-        node.unwrap_or_else(|| panic!("the cluster has no pod {pod}")).name()
+        node.unwrap_or_else(|| absent("pod", pod)).name()
     }
 
     /// Serves TCP and UDP on `port`, both families, in each of the pods.
@@ -198,6 +198,12 @@ impl Node {
         self.agent = Some(Agent::start(self, options, manifests)?);
         Ok(())
     }
+}
+
+#[track_caller]
+#[expect(clippy::panic, reason = "a name is written in the test itself: a wrong one is the test's mistake")]
+fn absent(kind: &str, name: &str) -> ! {
+    panic!("the cluster has no {kind} {name}")
 }
 
 /// A directory under [`leftovers::DIRECTORY`].

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dataplane_tests::{
     cluster::Cluster,
     topology::{self, IpVersion, Topology, Wiring},
@@ -31,7 +31,7 @@ fn check(cluster: &Cluster, from: &str, to: &str, transport: Transport, version:
     let port = if server.cgroup().is_some() { 9090 } else { PORT };
     let address = (server.ip(version), port).into();
     let answer = client.ask(&Ask::new(transport, address).payload(20_000))?;
-    let answer = answer.unwrap_or_else(|failure| panic!("{from} -> {to} {transport} {version}: {failure}"));
+    let answer = answer.with_context(|| format!("{from} -> {to} {transport} {version}"))?;
     assert_eq!(answer.server, to);
     assert_eq!(answer.seen.ip(), client.ip(version), "{from} -> {to} {transport} {version}");
     assert_eq!(answer.peer, address);

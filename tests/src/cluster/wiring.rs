@@ -32,7 +32,7 @@ const GATEWAY_V6: &str = "fe80::1";
 ///
 /// The router refuses what goes to a service address: such a packet reaches it only when no node has translated it. So the
 /// client of a deleted service learns at once that nothing is there, which on a real network depends on the network.
-pub fn fabric(prefix: &str) -> Result<Netns> {
+pub(super) fn fabric(prefix: &str) -> Result<Netns> {
     let netns = Netns::create(&format!("{prefix}-fabric"))?;
     netns.sysctls(EVERYWHERE)?;
     netns.sysctls(FORWARDING)?;
@@ -51,7 +51,7 @@ pub fn fabric(prefix: &str) -> Result<Netns> {
 }
 
 /// Connects `netns` to the fabric by `eth0`.
-pub fn attach(fabric: &Netns, netns: &Netns, port: &str, addresses: Addresses) -> Result<()> {
+pub(super) fn attach(fabric: &Netns, netns: &Netns, port: &str, addresses: Addresses) -> Result<()> {
     netns.sysctls(EVERYWHERE)?;
     let Addresses { v4, v6 } = addresses;
     fabric.ip(&format!(
@@ -69,7 +69,7 @@ pub fn attach(fabric: &Netns, netns: &Netns, port: &str, addresses: Addresses) -
 }
 
 /// Makes a namespace a node: uplink, default route, forwarding and, with [`Wiring::Bridge`], the pods' bridge.
-pub fn prepare_node(fabric: &Netns, node: &Node, topology: &Topology) -> Result<()> {
+pub(super) fn prepare_node(fabric: &Netns, node: &Node, topology: &Topology) -> Result<()> {
     let netns = node.host.netns();
     netns.sysctls(FORWARDING)?;
     if topology.strict_rp_filter {
@@ -93,7 +93,7 @@ pub fn prepare_node(fabric: &Netns, node: &Node, topology: &Topology) -> Result<
 }
 
 /// Connects a pod to its node by `eth0`; the node's side is called `veth-<pod>`.
-pub fn attach_pod(node: &Node, pod: &Site, topology: &Topology) -> Result<()> {
+pub(super) fn attach_pod(node: &Node, pod: &Site, topology: &Topology) -> Result<()> {
     let (host, inside) = (node.host.netns(), pod.netns());
     inside.sysctls(EVERYWHERE)?;
     let Addresses { v4, v6 } = pod.addresses();
@@ -143,6 +143,6 @@ pub fn attach_pod(node: &Node, pod: &Site, topology: &Topology) -> Result<()> {
 }
 
 /// The name of the node's side of a pod's veth pair, within the kernel's 15 characters.
-pub fn host_device(pod: &str) -> String {
+pub(super) fn host_device(pod: &str) -> String {
     format!("veth-{}", &pod[..pod.len().min(10)])
 }

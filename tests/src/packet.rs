@@ -1,0 +1,268 @@
+//! Packets as values: built with right checksums, taken apart with every checksum checked again.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail, ensure};
+use dataplane_common::{Protocol, conntrack::TcpFlags};
+use etherparse::{
+    Icmpv4Slice, Icmpv6Slice, IpNumber, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
+    TransportSlice, ip_number,
+};
+
+/// Source and destination MAC addresses of everything built here.
+pub const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+
+/// A TCP segment or UDP datagram in an Ethernet frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Source address and port.
+    pub src: SocketAddr,
+    /// Destination address and port.
+    pub dst: SocketAddr,
+    /// TCP's flags; empty for UDP.
+    pub flags: TcpFlags,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// What it carries.
+    pub payload: Vec<u8>,
+}
+
+/// What a frame turns out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// TCP or UDP.
+    Transport(Packet),
+    /// An ICMP message of either version.
+    Icmp(Icmp),
+}
+
+/// An ICMP error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Icmp {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// The message's type.
+    pub kind: u8,
+    /// The message's code.
+    pub code: u8,
+    /// The packet it is about, from its network header on, maybe cut short.
+    pub about: Vec<u8>,
+}
+
+impl Icmp {
+    /// Whether it says "port unreachable".
+    pub fn is_port_unreachable(&self) -> bool {
+        // RFC 792: destination unreachable, port unreachable. RFC 4443: the same.
+        (self.kind, self.code) == if self.src.is_ipv4() { (3, 3) } else { (1, 4) }
+    }
+}
+
+impl Packet {
+    /// A TCP segment with `flags`.
+    pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: TcpFlags) -> Self {
+        Self { protocol: Protocol::Tcp, src, dst, flags, hop_limit: 64, payload: Vec::new() }
+    }
+
+    /// A UDP datagram.
+    pub fn udp(src: SocketAddr, dst: SocketAddr) -> Self {
+        Self { protocol: Protocol::Udp, src, dst, flags: TcpFlags(0), hop_limit: 64, payload: b"question".to_vec() }
+    }
+
+    /// A first packet of `protocol`: a SYN, or a datagram.
+    pub fn first(protocol: Protocol, src: SocketAddr, dst: SocketAddr) -> Self {
+        if protocol == Protocol::Tcp { Self::tcp(src, dst, TcpFlags::SYN) } else { Self::udp(src, dst) }
+    }
+
+    /// What the receiver answers: SYN and ACK, or a datagram.
+    pub fn answer(&self) -> Self {
+        let flags = match self.protocol {
+            Protocol::Tcp if self.flags.opens() => TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0),
+            Protocol::Tcp => TcpFlags::ACK,
+            _ => TcpFlags(0),
+        };
+        Self { src: self.dst, dst: self.src, flags, hop_limit: 64, ..self.clone() }
+    }
+
+    /// The same with other flags.
+    pub fn with_flags(self, flags: TcpFlags) -> Self {
+        Self { flags, ..self }
+    }
+
+    /// The same with `payload`.
+    pub fn with_payload(self, payload: &[u8]) -> Self {
+        Self { payload: payload.to_vec(), ..self }
+    }
+
+    /// The frame.
+    pub fn frame(&self) -> Result<Vec<u8>> {
+        let link = PacketBuilder::ethernet2(MACS.0, MACS.1);
+        let net: PacketBuilderStep<_> = match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), self.hop_limit),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), self.hop_limit),
+            (src, dst) => bail!("{src} and {dst} are of different families"),
+        };
+        let mut frame = Vec::new();
+        match self.protocol {
+            Protocol::Tcp => {
+                let mut header = TcpHeader::new(self.src.port(), self.dst.port(), 1000, 65_000);
+                header.syn = self.flags.0 & TcpFlags::SYN.0 != 0;
+                header.ack = self.flags.0 & TcpFlags::ACK.0 != 0;
+                header.fin = self.flags.0 & TcpFlags::FIN.0 != 0;
+                header.rst = self.flags.0 & TcpFlags::RST.0 != 0;
+                net.tcp_header(header).write(&mut frame, &self.payload)?;
+            }
+            Protocol::Udp => net.udp(self.src.port(), self.dst.port()).write(&mut frame, &self.payload)?,
+            Protocol::Sctp => bail!("SCTP is not built here"),
+        }
+        Ok(frame)
+    }
+}
+
+impl Parsed {
+    /// Takes a frame apart. Every checksum is computed anew; a wrong one is an error.
+    pub fn from_frame(frame: &[u8]) -> Result<Self> {
+        let sliced = SlicedPacket::from_ethernet(frame).context("not a packet")?;
+        let (src, dst, hop_limit): (IpAddr, IpAddr, u8) = match &sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let header = ip.header();
+                let (found, right) = (header.header_checksum(), header.to_header().calc_header_checksum());
+                ensure!(found == right, "IPv4 header checksum {found:#06x}, right is {right:#06x}");
+                (header.source_addr().into(), header.destination_addr().into(), header.ttl())
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                (header.source_addr().into(), header.destination_addr().into(), header.hop_limit())
+            }
+            other => bail!("no IP header: {other:?}"),
+        };
+        let (number, segment) = ip_payload(&sliced)?;
+        check_transport_checksum(number, src, dst, segment)?;
+        let transport = |protocol, ports: (u16, u16), flags, payload: &[u8]| {
+            let (src, dst) = ((src, ports.0).into(), (dst, ports.1).into());
+            Self::Transport(Packet { protocol, src, dst, flags, hop_limit, payload: payload.to_vec() })
+        };
+        Ok(match &sliced.transport {
+            Some(TransportSlice::Tcp(tcp)) => {
+                let ports = (tcp.source_port(), tcp.destination_port());
+                transport(Protocol::Tcp, ports, TcpFlags(segment[13]), tcp.payload())
+            }
+            Some(TransportSlice::Udp(udp)) => {
+                transport(Protocol::Udp, (udp.source_port(), udp.destination_port()), TcpFlags(0), udp.payload())
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => Self::Icmp(Icmp::from_v4(src, dst, icmp)),
+            Some(TransportSlice::Icmpv6(icmp)) => Self::Icmp(Icmp::from_v6(src, dst, icmp)),
+            None => bail!("no transport header"),
+        })
+    }
+
+    /// The TCP segment or UDP datagram.
+    pub fn transport(self) -> Result<Packet> {
+        match self {
+            Self::Transport(packet) => Ok(packet),
+            Self::Icmp(icmp) => bail!("ICMP {icmp:?} where TCP or UDP was expected"),
+        }
+    }
+}
+
+impl Icmp {
+    fn from_v4(src: IpAddr, dst: IpAddr, icmp: &Icmpv4Slice<'_>) -> Self {
+        Self { src, dst, kind: icmp.type_u8(), code: icmp.code_u8(), about: icmp.slice()[8..].to_vec() }
+    }
+
+    fn from_v6(src: IpAddr, dst: IpAddr, icmp: &Icmpv6Slice<'_>) -> Self {
+        Self { src, dst, kind: icmp.type_u8(), code: icmp.code_u8(), about: icmp.slice()[8..].to_vec() }
+    }
+}
+
+fn ip_payload<'a>(sliced: &'a SlicedPacket<'_>) -> Result<(IpNumber, &'a [u8])> {
+    let payload = sliced.net.as_ref().and_then(NetSlice::ip_payload_ref).context("no IP payload")?;
+    ensure!(!payload.fragmented, "a fragment");
+    Ok((payload.ip_number, payload.payload))
+}
+
+/// Sums pseudo header and segment (RFC 1071): a right packet sums up to all ones.
+fn check_transport_checksum(number: IpNumber, src: IpAddr, dst: IpAddr, segment: &[u8]) -> Result<()> {
+    let mut sum = Sum::default();
+    // ICMP for IPv4 is the only one without a pseudo header.
+    if number != ip_number::ICMP {
+        sum.add_ip(src);
+        sum.add_ip(dst);
+        sum.add(&u32::try_from(segment.len())?.to_be_bytes());
+        sum.add(&[0, number.0]);
+    }
+    if number == ip_number::UDP && src.is_ipv4() && segment.get(6..8) == Some(&[0, 0]) {
+        // RFC 768: all zeroes means that the sender computed none.
+        return Ok(());
+    }
+    sum.add(segment);
+    ensure!(sum.folded() == 0xffff, "wrong transport checksum: protocol {}, {src} -> {dst}", number.0);
+    Ok(())
+}
+
+#[derive(Default)]
+struct Sum(u64);
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        for pair in bytes.chunks(2) {
+            self.0 += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]));
+        }
+    }
+
+    fn add_ip(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => self.add(&ip.octets()),
+            IpAddr::V6(ip) => self.add(&ip.octets()),
+        }
+    }
+
+    fn folded(mut self) -> u16 {
+        while self.0 > 0xffff {
+            self.0 = (self.0 & 0xffff) + (self.0 >> 16);
+        }
+        self.0 as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIRS: [(&str, &str); 2] = [("10.0.0.1:1000", "10.0.0.2:80"), ("[fd00::1]:1000", "[fd00::2]:80")];
+
+    #[test]
+    fn what_is_built_is_parsed_back() {
+        for (src, dst) in PAIRS {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let packet = Packet::first(protocol, src.parse().unwrap(), dst.parse().unwrap()).with_payload(b"odd");
+                let parsed = Parsed::from_frame(&packet.frame().unwrap()).unwrap();
+                assert_eq!(parsed, Parsed::Transport(packet));
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_noticed() {
+        for (src, dst) in PAIRS {
+            let frame = Packet::udp(src.parse().unwrap(), dst.parse().unwrap()).frame().unwrap();
+            // The addresses, the ports and the payload; MAC addresses are under no checksum.
+            for index in [29, frame.len() - 16, frame.len() - 1] {
+                let mut changed = frame.clone();
+                changed[index] ^= 0x55;
+                assert!(Parsed::from_frame(&changed).is_err(), "{src} byte {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_goes_back() {
+        let packet = Packet::tcp("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), TcpFlags::SYN);
+        let answer = packet.answer();
+        assert_eq!((answer.src, answer.dst), (packet.dst, packet.src));
+        assert_eq!(answer.flags, TcpFlags(0x12));
+    }
+}
