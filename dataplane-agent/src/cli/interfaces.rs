@@ -1,6 +1,11 @@
 //! `sluice interfaces`: which programs are attached where.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -94,21 +99,30 @@ pub fn attached(bpffs: &Path) -> anyhow::Result<Vec<Attached>> {
     let ours = programs::pinned(bpffs)?;
     let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
     let filters = filters::filters(&mut netlink).context("cannot list tc filters")?;
-    Ok(rows(&links(bpffs)?, &filters, &ours, &programs, &cgroup_path))
+    let devices = filters::devices(&mut netlink).context("cannot list interfaces")?;
+    let names = devices.into_iter().map(|device| (device.index, device.name)).collect();
+    Ok(rows(&links(bpffs)?, &filters, &names, &Loaded { all: &programs, ours: &ours }, &cgroup_path))
+}
+
+/// The programs of the kernel, by id.
+struct Loaded<'a> {
+    all: &'a BTreeMap<u32, Program>,
+    /// Those that are pinned by sluice.
+    ours: &'a BTreeMap<u32, Program>,
 }
 
 /// The lines for pinned links and for those filters that run one of our programs.
 fn rows(
-    links: &[(String, LinkState)],
+    links: &[(PathBuf, LinkState)],
     filters: &[Filter],
-    ours: &BTreeMap<u32, Program>,
-    programs: &BTreeMap<u32, Program>,
+    interfaces: &BTreeMap<u32, String>,
+    programs: &Loaded<'_>,
     cgroup_path: &dyn Fn(u64) -> Option<String>,
 ) -> Vec<Attached> {
     let unknown = Program { name: "unknown".into(), tag: "-".into() };
     let mut rows = Vec::new();
     for (pin, state) in links {
-        let Program { name, tag } = programs.get(&state.program).unwrap_or(&unknown).clone();
+        let Program { name, tag } = programs.all.get(&state.program).unwrap_or(&unknown).clone();
         let row = |target, hook, mechanism, ifindex, attached| Attached {
             target,
             hook,
@@ -121,18 +135,21 @@ fn rows(
             attached,
         };
         rows.push(match Pins::parse_interface_link(pin) {
-            Some((hook, ifname)) => {
+            Some((hook, ifindex)) => {
+                let name = interfaces.get(&ifindex).filter(|_| state.ifindex != 0).cloned();
+                let target = name.unwrap_or_else(|| format!("interface {ifindex}"));
                 let ifindex = (state.ifindex != 0).then_some(state.ifindex);
-                row(ifname, hook.name().to_owned(), "tcx", ifindex, ifindex.is_some())
+                row(target, hook.name().to_owned(), "tcx", ifindex, ifindex.is_some())
             }
             None => {
                 let target = cgroup_path(state.cgroup).unwrap_or_else(|| format!("cgroup {}", state.cgroup));
-                row(target, pin.clone(), "cgroup", None, state.cgroup != 0)
+                let hook = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                row(target, hook, "cgroup", None, state.cgroup != 0)
             }
         });
     }
     for filter in filters {
-        let Some((id, program)) = filter.program.and_then(|id| ours.get_key_value(&id)) else { continue };
+        let Some((id, program)) = filter.program.and_then(|id| programs.ours.get_key_value(&id)) else { continue };
         rows.push(Attached {
             target: filter.device.name.clone(),
             hook: program.name.clone(),
@@ -149,8 +166,8 @@ fn rows(
     rows
 }
 
-/// The pinned links by the name of their pins.
-fn links(bpffs: &Path) -> anyhow::Result<Vec<(String, LinkState)>> {
+/// The pinned links by their pins.
+fn links(bpffs: &Path) -> anyhow::Result<Vec<(PathBuf, LinkState)>> {
     let directory = Pins::new(bpffs).links();
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -159,9 +176,8 @@ fn links(bpffs: &Path) -> anyhow::Result<Vec<(String, LinkState)>> {
     let mut links = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| directory.display().to_string())?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let state = Link::open(&path).and_then(|link| link.state()).with_context(|| path.display().to_string())?;
-        links.push((name.to_owned(), state));
+        links.push((path, state));
     }
     Ok(links)
 }
@@ -180,8 +196,9 @@ fn cgroup_path(id: u64) -> Option<String> {
             return Some(directory.display().to_string());
         }
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
-        directories
-            .extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        directories.extend(
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
     }
     None
 }
@@ -201,9 +218,9 @@ mod tests {
     #[test]
     fn links_and_our_filters_are_listed_by_target() {
         let links = [
-            ("from_pod-veth0".to_owned(), LinkState { id: 1, program: 10, ifindex: 5, cgroup: 0 }),
-            ("to_pod-veth1".to_owned(), LinkState { id: 2, program: 11, ifindex: 0, cgroup: 0 }),
-            ("sock_connect4".to_owned(), LinkState { id: 3, program: 12, ifindex: 0, cgroup: 77 }),
+            (PathBuf::from("/b/from_pod-5"), LinkState { id: 1, program: 10, ifindex: 5, cgroup: 0 }),
+            (PathBuf::from("/b/to_pod-6"), LinkState { id: 2, program: 11, ifindex: 0, cgroup: 0 }),
+            (PathBuf::from("/b/sock_connect4"), LinkState { id: 3, program: 12, ifindex: 0, cgroup: 77 }),
         ];
         let filter = |program| Filter {
             device: Device { index: 2, name: "eth0".into() },
@@ -213,18 +230,20 @@ mod tests {
             program: Some(program),
             name: None,
         };
-        let ours: BTreeMap<_, _> =
-            [(10, "from_pod"), (11, "to_pod"), (12, "sock_connect4"), (13, "from_uplink")]
-                .map(|(id, name)| (id, program(name)))
-                .into();
-        let rows = rows(&links, &[filter(13), filter(99)], &ours, &ours, &|id| (id == 77).then(|| "/cgroup/node".into()));
+        let ours: BTreeMap<_, _> = [(10, "from_pod"), (11, "to_pod"), (12, "sock_connect4"), (13, "from_uplink")]
+            .map(|(id, name)| (id, program(name)))
+            .into();
+        let names = [(5, "veth0".to_owned()), (6, "reused".to_owned())].into();
+        let programs = Loaded { all: &ours, ours: &ours };
+        let path = |id| (id == 77).then(|| "/cgroup/node".to_owned());
+        let rows = rows(&links, &[filter(13), filter(99)], &names, &programs, &path);
         assert_eq!(
             Output { format: Format::Wide, no_headers: true }.table(&rows, false),
             "\
 /cgroup/node  sock_connect4  cgroup  12  0123456789abcdef  attached  sock_connect4  -  3
 eth0          from_uplink    clsact  13  0123456789abcdef  attached  from_uplink    2  -
+interface 6   to_pod         tcx     11  0123456789abcdef  gone      to_pod         -  2
 veth0         from_pod       tcx     10  0123456789abcdef  attached  from_pod       5  1
-veth1         to_pod         tcx     11  0123456789abcdef  gone      to_pod         -  2
 "
         );
     }

@@ -157,7 +157,10 @@ fn used(tables: &Tables) -> BTreeMap<&'static str, u64> {
         &mut tables.frontends.keys().map(|frontend| IpFamily::of(frontend.addr)),
     );
     count(names(&map::BACKENDS4, &map::BACKENDS6), &mut tables.backends.keys().map(|id| id.family));
-    count(names(&map::LOCAL_ADDRS4, &map::LOCAL_ADDRS6), &mut tables.local_addrs.keys().map(|addr| IpFamily::of(*addr)));
+    count(
+        names(&map::LOCAL_ADDRS4, &map::LOCAL_ADDRS6),
+        &mut tables.local_addrs.keys().map(|addr| IpFamily::of(*addr)),
+    );
     count(names(&map::SNAT_ADDRS4, &map::SNAT_ADDRS6), &mut tables.snat_addrs.keys().map(|key| key.family));
     used.insert(map::SLOTS.name, tables.slots.len() as u64);
     used.insert(map::SERVICE_NAMES.name, tables.service_names.len() as u64);

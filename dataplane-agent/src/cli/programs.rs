@@ -18,10 +18,7 @@ pub struct Program {
 
 impl Program {
     fn new(program: &ProgramInfo) -> Self {
-        Self {
-            name: String::from_utf8_lossy(program.name()).into_owned(),
-            tag: format!("{:016x}", program.tag()),
-        }
+        Self { name: String::from_utf8_lossy(program.name()).into_owned(), tag: format!("{:016x}", program.tag()) }
     }
 }
 

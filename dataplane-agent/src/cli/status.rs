@@ -107,10 +107,7 @@ fn text(status: &Status) -> String {
         ("Agent", agent),
         ("Pins", format!("{}, layout v{}", status.path, status.layout_version)),
         ("Services", format!("{} service ports", status.services)),
-        (
-            "Frontends",
-            format!("{}, {} of them without a backend", status.frontends, status.frontends_without_backends),
-        ),
+        ("Frontends", format!("{}, {} of them without a backend", status.frontends, status.frontends_without_backends)),
         (
             "Backends",
             format!(

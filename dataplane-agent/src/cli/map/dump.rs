@@ -83,7 +83,8 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
 /// The entries of a map that the agent writes.
 fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
     let entry = |key: Value, value: Value| EntryDump { key, value };
-    let family = if spec.name.ends_with(<V6 as dataplane_common::Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
+    let family =
+        if spec.name.ends_with(<V6 as dataplane_common::Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
     match *spec {
         map::FRONTENDS4 | map::FRONTENDS6 => tables
             .frontends
@@ -98,9 +99,7 @@ fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
                 entry(key, frontend_value(value))
             })
             .collect(),
-        map::SLOTS => {
-            tables.slots.iter().map(|(slot, id)| entry(json!(slot), json!(id.number))).collect()
-        }
+        map::SLOTS => tables.slots.iter().map(|(slot, id)| entry(json!(slot), json!(id.number))).collect(),
         map::BACKENDS4 | map::BACKENDS6 => tables
             .backends
             .iter()
