@@ -12,7 +12,7 @@ use aya::{
 use dataplane_agent::datapath::object::EMBEDDED;
 use dataplane_common::{NodeConfig, map};
 
-pub use self::maps::{FlowEntry, Target};
+pub use self::maps::{FlowEntry, Operations, Target};
 use crate::packet::{Packet, Parsed};
 
 /// Where in a node a packet meets a program.
@@ -137,6 +137,11 @@ impl Harness {
     /// Drops by reason, summed over the processors; reasons without drops are left out.
     pub fn drops(&self) -> Result<BTreeMap<dataplane_common::DropReason, u64>> {
         maps::drops(&self.ebpf)
+    }
+
+    /// Operations of the programs on maps so far; counted with [`NodeConfig::COUNT_MAP_OPS`] only.
+    pub fn map_operations(&self) -> Result<Operations> {
+        maps::operations(&self.ebpf)
     }
 }
 

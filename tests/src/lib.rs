@@ -10,6 +10,7 @@ pub mod expect;
 pub mod topology;
 pub mod traffic;
 
+pub mod costs;
 pub mod harness;
 pub mod packet;
 

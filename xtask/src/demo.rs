@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut command = of_the_bed("demo", "laying out network namespaces and loading BPF programs")?;
+    let mut command = of_the_bed("sluice-demo", "laying out network namespaces and loading BPF programs")?;
     command.args(&arguments.arguments);
     Err(replace_by(command))
 }

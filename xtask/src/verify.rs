@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut command = demo::of_the_bed("verify", "loading BPF programs")?;
+    let mut command = demo::of_the_bed("sluice-verify", "loading BPF programs")?;
     command.arg("--docs").arg(workspace::root().join("docs"));
     if arguments.write {
         command.arg("--write");

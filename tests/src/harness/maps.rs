@@ -29,6 +29,15 @@ pub struct Target {
 /// A flow's key and value.
 pub type FlowEntry<F> = (FlowKey<<F as Family>::Addr>, Flow<<F as Family>::Addr>);
 
+/// How often programs have used maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// Lookups.
+    pub lookups: u64,
+    /// Insertions and replacements.
+    pub updates: u64,
+}
+
 /// The next free numbers.
 #[derive(Debug)]
 pub(super) struct Allocation {
@@ -153,6 +162,12 @@ pub(super) fn drops(ebpf: &Ebpf) -> Result<BTreeMap<DropReason, u64>> {
         }
     }
     Ok(drops)
+}
+
+pub(super) fn operations(ebpf: &Ebpf) -> Result<Operations> {
+    let map = PerCpuArray::<_, u64>::try_from(ebpf.map("map_ops").context("no map map_ops")?)?;
+    let count = |index: u32| -> Result<u64> { Ok(map.get(&index, 0)?.iter().sum()) };
+    Ok(Operations { lookups: count(0)?, updates: count(1)? })
 }
 
 fn put_frontend<F: Family>(ebpf: &mut Ebpf, protocol: Protocol, at: SocketAddr, frontend: Frontend) -> Result<()>

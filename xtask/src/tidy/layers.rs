@@ -22,9 +22,9 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("k8s_openapi", &["watch"]),
     ("aya", &["maps", "datapath", "cli"]),
     ("aya_obj", &["maps", "datapath"]),
-    ("rtnetlink", &["netlink", "watch"]),
+    ("rtnetlink", &["netlink", "watch", "datapath"]),
     ("tokio", &["netlink", "watch", "datapath", "sync", "cli"]),
-    ("clap", &["cli"]),
+    ("clap", &["datapath", "cli"]),
     ("anyhow", &["cli"]),
 ];
 
