@@ -2,15 +2,20 @@
 
 mod maps;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
 use dataplane_agent::datapath::object::EMBEDDED;
 use dataplane_common::{NodeConfig, map};
+use nix::unistd::Uid;
 
 pub use self::maps::{FlowEntry, Operations, Target};
 use crate::packet::{Packet, Parsed};
@@ -89,6 +94,7 @@ pub struct Harness {
 impl Harness {
     /// Loads the object that the agent embeds, with small maps.
     pub fn load(config: &NodeConfig) -> Result<Self> {
+        ensure!(Uid::effective().is_root(), "loading BPF programs needs root: run `cargo xtask test`");
         let mut loader = EbpfLoader::new();
         loader.override_global(NodeConfig::SYMBOL, config, true);
         for spec in map::ALL {
@@ -104,6 +110,19 @@ impl Harness {
             program.load().with_context(|| format!("{} does not load", hook.program()))?;
         }
         Ok(Self { ebpf, node: maps::Allocation::default() })
+    }
+
+    /// Lends the one harness of this process, with empty maps: loading takes much longer than most tests.
+    pub fn with<T>(work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        static SHARED: Mutex<Option<Harness>> = Mutex::new(None);
+        // A test that has failed leaves nothing behind that `reset` does not remove.
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let harness = match &mut *shared {
+            Some(harness) => harness,
+            empty => empty.insert(Self::load(&NodeConfig::DEFAULT)?),
+        };
+        harness.reset()?;
+        work(harness)
     }
 
     /// Runs the program at `hook` once.

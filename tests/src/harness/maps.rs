@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, PerCpuValues},
 };
 use dataplane_common::{
     Addr, Backend, BePort, DropReason, Family, Flow, FlowKey, Frontend, FrontendKey, FrontendKind, Protocol, Scope,
@@ -146,10 +146,51 @@ impl Harness {
         Ok(self.flows::<V4>()?.len() + self.flows::<V6>()?.len())
     }
 
+    /// Empties the maps, for the next test: loading the programs takes much longer.
+    pub fn reset(&mut self) -> Result<()> {
+        clear::<V4>(&mut self.ebpf, self.node.backend)?;
+        clear::<V6>(&mut self.ebpf, self.node.backend)?;
+        let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let mut drops = PerCpuArray::<_, u64>::try_from(self.ebpf.map_mut("drops").context("no map drops")?)?;
+        for reason in DropReason::ALL {
+            drops.set(*reason as u32, PerCpuValues::try_from(vec![0; processors])?, 0)?;
+        }
+        self.node = Allocation::default();
+        Ok(())
+    }
+
     /// Everything that only an agent writes, as text: to see that packets have changed nothing of it.
     pub fn desired(&self) -> Result<String> {
         Ok([desired::<V4>(&self.ebpf, self.node.backend)?, desired::<V6>(&self.ebpf, self.node.backend)?].concat())
     }
+}
+
+fn clear<F: Family<Addr: Pod>>(ebpf: &mut Ebpf, backends: u32) -> Result<()>
+where
+    FrontendKey<F::Addr>: Pod,
+    FlowKey<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    empty::<FrontendKey<F::Addr>, Frontend>(ebpf, &format!("frontends{}", F::SUFFIX))?;
+    empty::<FlowKey<F::Addr>, Flow<F::Addr>>(ebpf, &format!("conntrack{}", F::SUFFIX))?;
+    empty::<F::Addr, u32>(ebpf, &format!("local_addrs{}", F::SUFFIX))?;
+    let name = format!("backends{}", F::SUFFIX);
+    let mut map = Array::try_from(ebpf.map_mut(&name).context(name)?)?;
+    // Beyond the numbers given out there are those that tests choose themselves.
+    for id in 0..backends + 16 {
+        map.set(id, Backend::<F::Addr>::FREE, 0)?;
+    }
+    Ok(())
+}
+
+fn empty<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let mut map = HashMap::<_, K, V>::try_from(ebpf.map_mut(name).with_context(|| name.to_owned())?)?;
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        map.remove(&key)?;
+    }
+    Ok(())
 }
 
 pub(super) fn drops(ebpf: &Ebpf) -> Result<BTreeMap<DropReason, u64>> {
