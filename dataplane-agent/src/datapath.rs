@@ -114,6 +114,9 @@ impl Datapath {
         if options.socket_lb == SocketLb::All {
             options.config.flags |= NodeConfig::SOCKETS_OF_PODS;
         }
+        if requirements::has_ipv6_checksum_flag() {
+            options.config.flags |= NodeConfig::IPV6_CHECKSUM_FLAG;
+        }
 
         let lock = options.pins.lock()?;
         object::compare(object, &options.pins, &options.entries)?;

@@ -11,8 +11,8 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, statfs};
 /// `BPF_FS_MAGIC`
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
-/// Below this kernel the programs do not pass the verifier.
-const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
+/// `bpf_set_retval`, with which a refused `connect(2)` says why, came with this kernel.
+const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// Where the kernel shows its type information.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -83,6 +83,12 @@ fn capabilities(status: &str) -> Option<Missing> {
 
 fn is_on(path: &Path, magic: FsType) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == magic)
+}
+
+/// Whether `bpf_l4_csum_replace` takes `BPF_F_IPV6`, which came with 6.16. Distributions have it in older kernels too; there
+/// a checksum that a device computed over a whole packet is computed again, which costs time but is right.
+pub fn has_ipv6_checksum_flag() -> bool {
+    KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(6, 16, 0))
 }
 
 /// Lifts the limit on locked memory, which kernels before 5.11 count maps against.
