@@ -15,6 +15,7 @@ pub mod harness;
 pub mod packet;
 
 pub mod agent;
+pub mod apiserver;
 pub mod binaries;
 pub mod objects;
 

@@ -11,12 +11,15 @@
 mod client;
 mod reach;
 
+use std::{pin::pin, time::Duration};
+
 use ::kube::{
     Api, ResourceExt as _,
     core::DeserializeGuard,
     runtime::{WatchStreamExt as _, watcher},
 };
 use futures::StreamExt as _;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 pub use self::client::{Access, ClientError, Connection};
@@ -26,6 +29,12 @@ use super::{
     store::Store,
 };
 use crate::model::Change;
+
+/// What to add to a log filter: the client logs every failed attempt, which is said once here.
+pub const LOG_FILTER: &str = "kube_client=off,kube_runtime=off";
+
+/// How long to wait before listing again when the server does not know the version that it has just listed.
+const RELIST: Duration = Duration::from_secs(1);
 
 /// Sends everything of the kinds that count, and then every change, until the receiver is dropped.
 ///
@@ -50,42 +59,75 @@ struct Closed;
 
 /// Sends one kind of object.
 async fn watch<K: Kind>(connection: &Connection, config: watcher::Config, changes: &Sender) -> Result<(), Closed> {
-    // One object that does not parse must not hide all others of its list.
-    let api: Api<DeserializeGuard<K::Object>> = Api::all(connection.client().clone());
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    let mut store = Store::<K>::new();
-    let mut synced = false;
-    let mut complaint = None;
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                complain::<K>(&mut complaint, &error, connection);
-                continue;
+    let mut progress = Progress::<K> { store: Store::new(), synced: false, complaint: None };
+    loop {
+        // One object that does not parse must not hide all others of its list.
+        let api: Api<DeserializeGuard<K::Object>> = Api::all(connection.client().clone());
+        let mut events = pin!(watcher(api, config.clone()).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => send(changes, progress.take(event)).await?,
+                // The watcher lists again after an ERROR event, but after this status it would ask for the same version
+                // for ever (kube-runtime 5.0, `State::InitListed`).
+                Err(watcher::Error::WatchStartFailed(::kube::Error::Api(status))) if status.code == 410 => break,
+                Err(error) => progress.complain(&error, connection),
             }
-        };
+        }
+        debug!("{}: the server has forgotten the version that was seen last; listing again", K::NAME);
+        sleep(RELIST).await;
+    }
+}
+
+/// How far the watch of one kind has come.
+struct Progress<K: Kind> {
+    store: Store<K>,
+    synced: bool,
+    /// What was logged last; `None` when all is well again.
+    complaint: Option<String>,
+}
+
+impl<K: Kind> Progress<K> {
+    /// What an event changes.
+    fn take(&mut self, event: watcher::Event<DeserializeGuard<K::Object>>) -> Vec<Change> {
+        if matches!(event, watcher::Event::Init) {
+            self.store.begin_list();
+            return Vec::new();
+        }
+        self.complaint = None;
         match event {
-            watcher::Event::Init => store.begin_list(),
+            watcher::Event::Init => Vec::new(),
             watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                complaint = None;
-                send(changes, apply(&mut store, object)).await?;
+                Vec::from_iter(apply(&mut self.store, object))
             }
             watcher::Event::Delete(object) => {
-                complaint = None;
-                let gone = K::name(::kube::Resource::meta(&object)).and_then(|name| store.delete(name));
-                send(changes, gone).await?;
+                let name = K::name(::kube::Resource::meta(&object));
+                Vec::from_iter(name.and_then(|name| self.store.delete(name)))
             }
             watcher::Event::InitDone => {
-                complaint = None;
-                send(changes, store.end_list()).await?;
-                if !synced {
-                    synced = true;
-                    send(changes, [Change::Synced(K::SOURCE)]).await?;
+                let mut changes = self.store.end_list();
+                if !std::mem::replace(&mut self.synced, true) {
+                    changes.push(Change::Synced(K::SOURCE));
                 }
+                changes
             }
         }
     }
-    Ok(())
+
+    /// Logs what went wrong with a watch, once for as long as it stays the same.
+    ///
+    /// That the server cannot be reached is no matter of one watch: see `reach`.
+    fn complain(&mut self, error: &watcher::Error, connection: &Connection) {
+        let is_expired = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
+        if is_expired || !connection.is_reachable() {
+            debug!("{}: {error}", K::NAME);
+            return;
+        }
+        let text = error.to_string();
+        if self.complaint.as_ref() != Some(&text) {
+            warn!("watching {}s: {text}; the last state is kept, and the watch tries again", K::NAME);
+            self.complaint = Some(text);
+        }
+    }
 }
 
 fn apply<K: Kind>(store: &mut Store<K>, object: DeserializeGuard<K::Object>) -> Option<Change> {
@@ -107,29 +149,4 @@ async fn send(changes: &Sender, batch: impl IntoIterator<Item = Change>) -> Resu
         changes.send(change).await.map_err(|_| Closed)?;
     }
     Ok(())
-}
-
-/// Logs what went wrong with a watch, once for as long as it stays the same.
-///
-/// That the server cannot be reached is no matter of one watch: see `reach`.
-fn complain<K: Kind>(last: &mut Option<String>, error: &watcher::Error, connection: &Connection) {
-    let is_expired = match error {
-        watcher::Error::WatchError(status) => status.code == 410,
-        watcher::Error::WatchStartFailed(::kube::Error::Api(status))
-        | watcher::Error::InitialListFailed(::kube::Error::Api(status)) => status.code == 410,
-        _ => false,
-    };
-    if is_expired {
-        debug!("{}: the server has forgotten the version that was seen last; listing again", K::NAME);
-        return;
-    }
-    if !connection.is_reachable() {
-        debug!("{}: {error}", K::NAME);
-        return;
-    }
-    let text = error.to_string();
-    if last.as_ref() != Some(&text) {
-        warn!("watching {}s: {text}; the last state is kept, and the watch tries again", K::NAME);
-        *last = Some(text);
-    }
 }

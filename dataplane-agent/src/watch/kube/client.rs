@@ -1,6 +1,6 @@
 //! How the agent comes to a connection with the API server.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use ::kube::{
     Client, Config,
@@ -11,6 +11,12 @@ use http::Uri;
 use tower::util::MapResultLayer;
 
 use super::reach::Reach;
+
+/// How long the server may send nothing at all before the connection counts as dead.
+///
+/// A server that vanishes without a word leaves its watches open. Bookmarks come about once a minute, so a healthy watch
+/// never reaches this; the watcher itself would notice only after five minutes.
+const SILENCE: Duration = Duration::from_secs(100);
 
 /// Where the API server is and who asks.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +96,12 @@ impl Connection {
     /// # Errors
     ///
     /// When its certificates or credentials cannot be used.
-    pub fn with_config(config: Config) -> Result<Self, ClientError> {
+    pub fn with_config(mut config: Config) -> Result<Self, ClientError> {
+        if config.read_timeout.is_none() {
+            config.read_timeout = Some(SILENCE);
+            // Otherwise the time that a connection was idle would count.
+            config.reset_reader_on_write = true;
+        }
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
         let reach = Reach::new(server.clone());
