@@ -2,19 +2,25 @@
 
 pub mod agent;
 pub mod backend;
+pub mod cleanup;
 pub mod completion;
 pub mod conntrack;
 pub mod drops;
 pub mod failure;
 pub mod filter;
+pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
+pub mod interfaces;
+pub mod map;
 pub mod nat;
 pub mod output;
 pub mod pins;
+pub mod programs;
 pub mod read;
 pub mod service;
+pub mod status;
 pub mod version;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -49,6 +55,8 @@ struct Global {
 enum Command {
     /// Run this node's agent until SIGTERM; traffic goes on after it
     Agent(Box<agent::AgentArgs>),
+    /// Show on one page what the datapath holds and where it is attached
+    Status,
     /// Show services and their frontends
     #[command(subcommand)]
     Service(service::Service),
@@ -63,6 +71,13 @@ enum Command {
     Nat(nat::Nat),
     /// Show why packets were dropped
     Drops(drops::Drops),
+    /// Show which programs are attached to which interfaces and cgroups
+    Interfaces(interfaces::Interfaces),
+    /// Show the maps of the datapath
+    #[command(subcommand)]
+    Map(map::Map),
+    /// Detach every program of sluice and remove everything it pinned; does nothing the second time
+    Cleanup,
     /// Print a completion script for a shell
     Completion(completion::Completion),
     /// Print the version of this program and of the map layouts it knows
@@ -82,6 +97,7 @@ impl Cli {
         let Global { bpffs, output } = self.global;
         match self.command {
             Command::Agent(args) => tokio::runtime::Runtime::new()?.block_on(agent::run(*args, &bpffs))?,
+            Command::Status => status::run(&bpffs, output)?,
             Command::Service(command) => service::run(command, &bpffs, output)?,
             Command::Backend(command) => backend::run(&command, &bpffs, output)?,
             Command::Conntrack(command) => {
@@ -94,6 +110,9 @@ impl Cli {
             }
             Command::Nat(command) => nat::run(&command, &bpffs, output)?,
             Command::Drops(args) => drops::run(args, &bpffs, output)?,
+            Command::Interfaces(args) => interfaces::run(&args, &bpffs, output)?,
+            Command::Map(command) => map::run(&command, &bpffs, output)?,
+            Command::Cleanup => cleanup::run(&bpffs, output)?,
             Command::Completion(args) => completion::run(args)?,
             Command::Version => version::run(output)?,
         }

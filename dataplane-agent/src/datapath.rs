@@ -119,7 +119,11 @@ impl Datapath {
         }
 
         let lock = options.pins.lock()?;
-        object::compare(object, &options.pins, &options.entries)?;
+        if let Err(error) = object::compare(object, &options.pins, &options.entries) {
+            // The lock has made the directory; it stays when anything is in it.
+            std::fs::remove_dir(options.pins.root()).ok();
+            return Err(error.into());
+        }
         let fresh = !options.pins.layout().exists();
         match load(object, &options) {
             Ok(ebpf) => Ok(Self { ebpf, options, fresh, swept: false, _lock: lock }),

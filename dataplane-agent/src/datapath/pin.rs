@@ -92,6 +92,11 @@ impl Pins {
         Ok(entries(&self.root())?.into_iter().filter(|path| *path != ours).collect())
     }
 
+    /// The process that holds the lock: the agent that runs, if one does.
+    pub fn holder(&self) -> Option<u32> {
+        holder(fs::metadata(self.root()).ok()?.ino())
+    }
+
     /// Keeps every other agent (and cleanup) away until the value is dropped, also by the death of the process.
     pub fn lock(&self) -> Result<PinsLock, LockError> {
         let root = self.root();

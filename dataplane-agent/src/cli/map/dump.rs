@@ -1,0 +1,234 @@
+//! `sluice map dump`: the entries of one map, decoded but not interpreted.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::Context as _;
+use aya::{
+    Pod,
+    maps::{Map, PerCpuArray},
+};
+use clap::{Args, builder::PossibleValuesParser};
+use dataplane_common::{
+    Addr, Frontend, FrontendKind, Scope, SlotRange, SocketKey, SocketOrigin, V4, V6,
+    map::{self, MapSpec},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{
+        conntrack::list::EntryLine,
+        filter::{FamilyFilter, Limit},
+        flow::protocol_name,
+        output::{Column, Output, Record},
+        read,
+    },
+    maps::{
+        observed::{self, ObservedFamily},
+        pinned::{self, Access},
+    },
+    tables::{IpFamily, Tables, local_addr_words},
+};
+
+/// Options of `sluice map dump`.
+#[derive(Args, Clone, Debug)]
+pub struct Dump {
+    /// The map's name, as `sluice map list` shows it
+    #[arg(value_parser = PossibleValuesParser::new(map::ALL.iter().map(|spec| spec.name)))]
+    name: String,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+/// An entry.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EntryDump {
+    /// The key: a number, a text or an object.
+    pub key: Value,
+    /// The value: a number, a text or an object.
+    pub value: Value,
+}
+
+impl Record for EntryDump {
+    const COLUMNS: &'static [Column] = &[Column::new("key"), Column::new("value")];
+
+    fn cells(&self) -> Vec<String> {
+        vec![plain(&self.key), plain(&self.value)]
+    }
+}
+
+/// Prints the entries of a map.
+pub(super) fn run(args: &Dump, bpffs: &Path, output: Output) -> anyhow::Result<()> {
+    let spec = map::ALL.iter().find(|spec| spec.name == args.name).context("no such map")?;
+    let mut entries = entries(spec, bpffs)?;
+    args.limit.cut(&mut entries);
+    output.list_or(&entries, "the map is empty")
+}
+
+fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
+    Ok(match *spec {
+        map::CONNTRACK4 => flows(bpffs, FamilyFilter { ipv4: true, ipv6: false })?,
+        map::CONNTRACK6 => flows(bpffs, FamilyFilter { ipv4: false, ipv6: true })?,
+        map::SOCKETS4 => sockets::<V4>(bpffs)?,
+        map::SOCKETS6 => sockets::<V6>(bpffs)?,
+        map::DROPS => {
+            let drops = observed::drops(bpffs)?.into_iter();
+            drops.map(|(reason, packets)| EntryDump { key: json!(reason.name()), value: json!(packets) }).collect()
+        }
+        map::MAP_OPS => counters(spec, bpffs)?,
+        _ => desired(spec, &read::tables(bpffs)?),
+    })
+}
+
+/// The entries of a map that the agent writes.
+fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
+    let entry = |key: Value, value: Value| EntryDump { key, value };
+    let family =
+        if spec.name.ends_with(<V6 as dataplane_common::Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
+    match *spec {
+        map::FRONTENDS4 | map::FRONTENDS6 => tables
+            .frontends
+            .iter()
+            .filter(|(frontend, _)| IpFamily::of(frontend.addr) == family)
+            .map(|(frontend, value)| {
+                let key = json!({
+                    "addr": SocketAddr::new(frontend.addr, frontend.port).to_string(),
+                    "protocol": frontend.protocol.name(),
+                    "scope": if frontend.scope == Scope::NodePort { "node_port" } else { "address" },
+                });
+                entry(key, frontend_value(value))
+            })
+            .collect(),
+        map::SLOTS => tables.slots.iter().map(|(slot, id)| entry(json!(slot), json!(id.number))).collect(),
+        map::BACKENDS4 | map::BACKENDS6 => tables
+            .backends
+            .iter()
+            .filter(|(id, _)| id.family == family)
+            .map(|(id, row)| {
+                let value = json!({
+                    "addr": row.addr.to_string(), "protocol": row.protocol.name(), "flags": row.flags,
+                    "service": row.service, "generation": row.generation,
+                });
+                entry(json!(id.number), value)
+            })
+            .collect(),
+        map::SERVICE_NAMES => tables.service_names.iter().map(|(id, name)| entry(json!(id), json!(name))).collect(),
+        map::LOCAL_ADDRS4 | map::LOCAL_ADDRS6 => tables
+            .local_addrs
+            .iter()
+            .filter(|(addr, _)| IpFamily::of(**addr) == family)
+            .map(|(addr, bits)| entry(json!(addr), json!(local_addr_words(*bits))))
+            .collect(),
+        map::SNAT_ADDRS4 | map::SNAT_ADDRS6 => tables
+            .snat_addrs
+            .iter()
+            .filter(|(key, _)| key.family == family)
+            .map(|(key, addr)| entry(json!(key.interface), json!(addr)))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn frontend_value(value: &Frontend) -> Value {
+    let range = |range: SlotRange| format!("{}+{}", range.first, range.count);
+    json!({
+        "service": value.service, "inside": range(value.inside), "outside": range(value.outside),
+        "affinity_seconds": value.affinity_seconds,
+        "kind": FrontendKind::from_number(value.kind).map_or("unknown", FrontendKind::name), "flags": value.flags,
+    })
+}
+
+fn flows(bpffs: &Path, family: FamilyFilter) -> anyhow::Result<Vec<EntryDump>> {
+    let now = read::now()?;
+    let tables = read::tables(bpffs)?;
+    let entries = read::entries(bpffs, family)?;
+    Ok(entries
+        .iter()
+        .map(|entry| {
+            let line = EntryLine::new(entry, &tables, now);
+            EntryDump {
+                key: json!({"source": line.source, "destination": line.destination, "protocol": line.protocol}),
+                value: json!({
+                    "source": line.translated_source, "destination": line.translated_destination,
+                    "direction": line.direction, "side": line.side, "next": line.next, "state": entry.state.0,
+                    "deadline": entry.deadline.0, "packets": line.packets, "bytes": line.bytes,
+                    "backend": line.backend_id, "generation": line.generation, "service": line.service_id,
+                }),
+            }
+        })
+        .collect())
+}
+
+fn sockets<F: ObservedFamily>(bpffs: &Path) -> anyhow::Result<Vec<EntryDump>>
+where
+    SocketKey<F::Addr>: Pod,
+    SocketOrigin<F::Addr>: Pod,
+{
+    let map = observed::sockets::<F>(bpffs, Access::ReadOnly)?;
+    map.iter()
+        .map(|entry| {
+            let (key, origin) = entry?;
+            let [low, high] = key.cookie;
+            Ok(EntryDump {
+                key: json!({
+                    "cookie": u64::from(low) | u64::from(high) << 32,
+                    "backend": SocketAddr::new(key.addr.to_ip(), key.port.get()).to_string(),
+                    "protocol": protocol_name(key.protocol),
+                }),
+                value: json!({
+                    "frontend": SocketAddr::new(origin.addr.to_ip(), origin.port.get()).to_string(),
+                    "backend": origin.backend, "generation": origin.generation, "service": origin.service,
+                }),
+            })
+        })
+        .collect()
+}
+
+/// A per-CPU array of counters, summed over the processors.
+fn counters(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
+    let map = pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly)?;
+    let map = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(map)).context(spec.name)?;
+    map.iter()
+        .enumerate()
+        .map(|(index, values)| {
+            let values = values.context(spec.name)?;
+            Ok(EntryDump { key: json!(index), value: json!(values.iter().sum::<u64>()) })
+        })
+        .collect()
+}
+
+/// A key or value in a cell.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fixture;
+
+    #[track_caller]
+    fn check(spec: &MapSpec, expected: &str) {
+        let output = Output { no_headers: true, ..Output::default() };
+        assert_eq!(output.table(&desired(spec, &fixture::tables()), false), expected);
+    }
+
+    #[test]
+    fn entries_are_shown_field_by_field() {
+        check(
+            &map::FRONTENDS6,
+            "addr=[fd00:96::1]:80 protocol=TCP scope=address  \
+             affinity_seconds=0 flags=0 inside=16+1 kind=ClusterIP outside=16+1 service=7\n",
+        );
+        check(&map::SLOTS, "8   1\n9   2\n10  3\n16  1\n");
+        check(&map::BACKENDS6, "1  addr=[fd00::5]:8080 flags=1 generation=1 protocol=TCP service=7\n");
+        check(&map::SERVICE_NAMES, "7  default/web:http\n9  kube-system/dns\n");
+        check(&map::LOCAL_ADDRS4, "");
+    }
+}
