@@ -120,6 +120,11 @@ impl MapError {
         matches!(self.source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
     }
 
+    /// The error with the kernel's reason and, where it is known, what to do.
+    pub fn in_full(&self) -> String {
+        if self.is_full() { format!("map {} is full", self.map) } else { format!("{self}: {}", self.source) }
+    }
+
     /// Whether there was no such entry.
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

@@ -1,16 +1,27 @@
 //! The loop that turns changes into map operations.
 
+pub mod claims;
+pub mod core;
+pub mod installed;
+mod retry;
+pub mod round;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 
 pub use self::status::Status;
+use self::{core::Core, retry::Retries, status::Reporter};
 use crate::{
-    maps::{MapError, Maps},
+    maps::{self, MapError, Maps},
     model::Change,
-    tables::{BackendId, BackendRow},
+    tables::{BackendId, BackendRow, pools::Capacities},
 };
 
 /// How the loop runs.
@@ -22,12 +33,19 @@ pub struct Options {
     pub min_interval: Duration,
     /// Where [`Status`] is written as JSON for `sluice status`; nowhere when absent.
     pub status_file: Option<PathBuf>,
+    /// Sizes of the arrays in the kernel.
+    pub capacities: Capacities,
 }
 
 impl Options {
     /// Defaults for the node `node_name`.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self { node_name: node_name.into(), min_interval: Duration::from_millis(10), status_file: None }
+        Self {
+            node_name: node_name.into(),
+            min_interval: Duration::from_millis(10),
+            status_file: None,
+            capacities: Capacities::default(),
+        }
     }
 }
 
@@ -43,6 +61,11 @@ impl BackendsGone for () {
 }
 
 /// Applies `changes` to `maps` until the channel closes or `shutdown` completes.
+///
+/// What the maps hold at the beginning is taken as it is, so a start with an unchanged cluster writes nothing. The maps
+/// are left as they are at the end: traffic flows on without an agent.
+///
+/// Applying blocks the thread for about a microsecond per operation; give the loop a task of its own.
 pub async fn run<M: Maps + Send>(
     options: Options,
     mut maps: M,
@@ -51,6 +74,67 @@ pub async fn run<M: Maps + Send>(
     mut gone: impl BackendsGone,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), MapError> {
-    let _ = (&options, &mut maps, &mut changes, &status, &mut gone, shutdown);
+    let mut core = Core::new(&options.node_name, maps.read()?, options.capacities);
+    let mut retries = Retries::default();
+    let mut reporter = Reporter::new(&options, status);
+    let mut next_round = Instant::now();
+    reporter.update(&core, &retries);
+    let mut shutdown = pin!(shutdown);
+    let mut open = true;
+    while open {
+        let round_due = core.has_work().then_some(next_round);
+        let wake = [round_due, retries.next(), reporter.next()].into_iter().flatten().min();
+        tokio::select! {
+            () = &mut shutdown => break,
+            change = changes.recv() => match change {
+                Some(change) => core.take(change),
+                None => open = false,
+            },
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+        // Everything that has arrived is one round's work, but a source that never pauses must not put the round off.
+        for _ in 0..changes.max_capacity() {
+            let Ok(change) = changes.try_recv() else { break };
+            core.take(change);
+        }
+        let now = Instant::now();
+        retries.take_due(now).into_iter().for_each(|unit| core.retry(unit));
+        if core.has_work() && (now >= next_round || !open) {
+            run_round(&mut core, &mut maps, &mut retries, &mut reporter, &mut gone);
+            next_round = Instant::now() + options.min_interval;
+        }
+        reporter.update(&core, &retries);
+    }
+    reporter.flush();
     Ok(())
+}
+
+fn run_round(
+    core: &mut Core,
+    maps: &mut impl Maps,
+    retries: &mut Retries,
+    reporter: &mut Reporter,
+    gone: &mut impl BackendsGone,
+) {
+    let round = core.plan();
+    let outcome = maps::apply(&round.plan, maps);
+    reporter.count(&outcome);
+    let operations = outcome.done.len();
+    let report = core.commit(round, outcome);
+    if operations > 0 {
+        tracing::debug!(operations, units = report.succeeded.len(), "applied");
+    }
+    for unit in &report.succeeded {
+        retries.succeeded(unit);
+    }
+    let now = Instant::now();
+    for (unit, error) in report.failed {
+        let text = unit.to_string();
+        if retries.failed(unit, error.clone(), now) {
+            tracing::error!(unit = text, error, "not installed as it should be; trying again");
+        }
+    }
+    if !report.gone.is_empty() {
+        gone.backends_gone(&report.gone);
+    }
 }

@@ -1,5 +1,12 @@
 //! Desired map contents, computed from the model; here the address family is a matter of values, not of types.
 
+pub mod ids;
+pub mod layout;
+pub mod node;
+pub mod pools;
+pub mod service;
+pub mod slots;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -139,6 +146,39 @@ pub fn local_addr_words(bits: u32) -> String {
 }
 
 impl Tables {
+    /// Adds the rows of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.frontends.extend(other.frontends);
+        self.slots.extend(other.slots);
+        self.backends.extend(other.backends);
+        self.service_names.extend(other.service_names);
+        self.local_addrs.extend(other.local_addrs);
+        self.snat_addrs.extend(other.snat_addrs);
+    }
+
+    /// The rows of each service port, by its id; the node's own rows are left out.
+    pub fn split(&self) -> BTreeMap<u32, Self> {
+        let mut parts = BTreeMap::<u32, Self>::new();
+        for (id, name) in &self.service_names {
+            parts.entry(*id).or_default().service_names.insert(*id, name.clone());
+        }
+        for (id, row) in &self.backends {
+            parts.entry(row.service).or_default().backends.insert(*id, *row);
+        }
+        for (addr, frontend) in &self.frontends {
+            let part = parts.entry(frontend.service).or_default();
+            part.frontends.insert(*addr, *frontend);
+            let counted = counted_slots(frontend);
+            part.slots.extend(counted.filter_map(|index| self.slots.get(&index).map(|backend| (index, *backend))));
+        }
+        parts
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Forgets the slots that no frontend counts.
     pub fn drop_uncounted_slots(&mut self) {
         let counted: BTreeSet<u32> = self.frontends.values().flat_map(counted_slots).collect();
@@ -148,6 +188,10 @@ impl Tables {
 
 /// The slots that `frontend` counts, those of both ranges one after the other.
 pub fn counted_slots(frontend: &Frontend) -> impl Iterator<Item = u32> + use<> {
-    let slots = |range: SlotRange| range.first..range.first.saturating_add(range.count);
-    slots(frontend.inside).chain(slots(frontend.outside))
+    counted_ranges(frontend).flat_map(|range| range.first..range.first.saturating_add(range.count))
+}
+
+/// The ranges of `frontend` that count any slot.
+pub fn counted_ranges(frontend: &Frontend) -> impl Iterator<Item = SlotRange> + use<> {
+    [frontend.inside, frontend.outside].into_iter().filter(|range| range.count > 0)
 }

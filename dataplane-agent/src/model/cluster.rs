@@ -122,7 +122,7 @@ impl Cluster {
     }
 
     /// The EndpointSlices of the service `name`, in the order of their names.
-    pub fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
     }
 

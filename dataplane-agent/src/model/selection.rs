@@ -113,3 +113,6 @@ fn in_state<'a>(
 fn first_not_empty(stages: &[&dyn Fn() -> BTreeSet<SocketAddr>]) -> BTreeSet<SocketAddr> {
     stages.iter().map(|stage| stage()).find(|set| !set.is_empty()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

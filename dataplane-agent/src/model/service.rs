@@ -1,6 +1,6 @@
 //! Services and their ports.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
 use dataplane_common::Protocol;
 use ipnetwork::IpNetwork;
@@ -22,6 +22,24 @@ impl fmt::Display for ServicePortName {
         if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
+
+impl FromStr for ServicePortName {
+    type Err = NotAServicePortName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, rest) = text.split_once('/').ok_or(NotAServicePortName)?;
+        let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
+        if namespace.is_empty() || name.is_empty() {
+            return Err(NotAServicePortName);
+        }
+        Ok(Self { service: ObjectName::new(namespace, name), port: port.to_owned() })
+    }
+}
+
+/// A text is not of the form `namespace/name` or `namespace/name:port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not of the form namespace/name:port")]
+pub struct NotAServicePortName;
 
 /// A Service that this node translates.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,3 +49,121 @@ fn gone<'a, K: Ord, V>(
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
     actual.iter().filter(|(key, _)| !desired.contains_key(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use dataplane_common::{Frontend, FrontendKind, Protocol, Scope, SlotRange};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        plan::Plan,
+        tables::{BackendId, FrontendAddr, IpFamily},
+    };
+
+    fn id(number: u32) -> BackendId {
+        BackendId { family: IpFamily::V4, number }
+    }
+
+    /// Service 7 with one frontend whose slots, from 0 on, hold the backends `hosts`.
+    fn tables(hosts: &[u8]) -> Tables {
+        let mut tables = Tables::default();
+        tables.service_names.insert(7, "default/web".to_owned());
+        for (slot, host) in (0..).zip(hosts) {
+            let addr = format!("10.0.0.{host}:80").parse().unwrap();
+            let row = BackendRow { addr, protocol: Protocol::Tcp, flags: 0, service: 7, generation: 1 };
+            tables.backends.insert(id(u32::from(*host)), row);
+            tables.slots.insert(slot, id(u32::from(*host)));
+        }
+        let addr = FrontendAddr {
+            addr: "10.96.0.1".parse().unwrap(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scope: Scope::Address,
+        };
+        let range = SlotRange { first: 0, count: hosts.len() as u32 };
+        let kind = FrontendKind::ClusterIp as u8;
+        let frontend =
+            Frontend { service: 7, inside: range, outside: range, affinity_seconds: 0, kind, flags: 0, pad: 0 };
+        tables.frontends.insert(addr, frontend);
+        tables
+    }
+
+    #[track_caller]
+    fn check(actual: &Tables, desired: &Tables, expected: &[&str]) {
+        let plan = Plan::of([between(actual, desired)]);
+        let lines: Vec<_> = plan.steps.iter().map(|step| step.op.to_string()).collect();
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn growing_writes_backend_and_slot_before_the_frontend_counts_them() {
+        check(
+            &tables(&[1]),
+            &tables(&[1, 2]),
+            &[
+                "+ backend 4.2 10.0.0.2:80/TCP service 7 generation 1",
+                "+ slot 1 -> 4.2",
+                "+ frontend 10.96.0.1:80/TCP -> service 7 inside 0x2 outside 0x2",
+            ],
+        );
+    }
+
+    #[test]
+    fn shrinking_fills_the_hole_and_stops_counting_before_the_backend_goes() {
+        check(
+            &tables(&[1, 2]),
+            &tables(&[2]),
+            &[
+                "+ slot 0 -> 4.2",
+                "+ frontend 10.96.0.1:80/TCP -> service 7 inside 0x1 outside 0x1",
+                "- backend 4.1 10.0.0.1:80/TCP service 7 generation 2",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_service_is_named_first_and_forgotten_last() {
+        check(
+            &Tables::default(),
+            &tables(&[1]),
+            &[
+                "+ name 7 default/web",
+                "+ backend 4.1 10.0.0.1:80/TCP service 7 generation 1",
+                "+ slot 0 -> 4.1",
+                "+ frontend 10.96.0.1:80/TCP -> service 7 inside 0x1 outside 0x1",
+            ],
+        );
+        check(
+            &tables(&[1]),
+            &Tables::default(),
+            &["- frontend 10.96.0.1:80/TCP", "- backend 4.1 10.0.0.1:80/TCP service 7 generation 2", "- name 7"],
+        );
+    }
+
+    fn any_tables() -> impl Strategy<Value = Tables> {
+        (prop::collection::vec(0_u8..20, 0..10), prop::collection::btree_map(0_u8..6, 1_u32..4, 0..5)).prop_map(
+            |(hosts, local)| {
+                let mut tables = tables(&hosts);
+                tables.local_addrs = local.into_iter().map(|(host, bits)| ([192, 0, 2, host].into(), bits)).collect();
+                tables
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_leads_from_one_to_the_other(actual in any_tables(), desired in any_tables()) {
+            let mut tables = actual.clone();
+            for op in between(&actual, &desired) {
+                op.apply_to(&mut tables);
+                for index in tables.frontends.values().flat_map(crate::tables::counted_slots) {
+                    prop_assert!(tables.backends.contains_key(&tables.slots[&index]), "after {op}");
+                }
+            }
+            tables.drop_uncounted_slots();
+            prop_assert_eq!(&tables, &desired);
+            prop_assert_eq!(between(&tables, &desired), vec![]);
+        }
+    }
+}

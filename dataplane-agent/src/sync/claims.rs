@@ -1,0 +1,85 @@
+//! Who gets a frontend that several services ask for: the one whose name comes first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    model::{ObjectName, service::ServicePortName},
+    tables::FrontendAddr,
+};
+
+/// The frontends that services ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    of: BTreeMap<ObjectName, BTreeSet<(FrontendAddr, ServicePortName)>>,
+    by_addr: BTreeMap<FrontendAddr, BTreeSet<ServicePortName>>,
+    conflicts: BTreeMap<FrontendAddr, Conflict>,
+}
+
+/// A frontend that several service ports claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Who has it.
+    pub winner: ServicePortName,
+    /// Who does not.
+    pub losers: Vec<ServicePortName>,
+}
+
+impl Claims {
+    /// Replaces what `service` claims. Tells which other services now have a frontend that they had not, or no longer one
+    /// that they had.
+    pub fn replace(
+        &mut self,
+        service: &ObjectName,
+        claims: BTreeSet<(FrontendAddr, ServicePortName)>,
+    ) -> BTreeSet<ObjectName> {
+        let before = self.of.remove(service).unwrap_or_default();
+        let mut affected = BTreeSet::new();
+        for (addr, port) in before.symmetric_difference(&claims) {
+            let claimants = self.by_addr.entry(*addr).or_default();
+            let winner = claimants.first().cloned();
+            if !claimants.remove(port) {
+                claimants.insert(port.clone());
+            }
+            if claimants.first() != winner.as_ref() {
+                affected.extend(winner.into_iter().chain(claimants.first().cloned()).map(|port| port.service));
+            }
+            self.note_conflict(*addr);
+        }
+        if !claims.is_empty() {
+            self.of.insert(service.clone(), claims);
+        }
+        affected.remove(service);
+        affected
+    }
+
+    /// Whether `port` is the one that gets `addr`.
+    pub fn wins(&self, addr: &FrontendAddr, port: &ServicePortName) -> bool {
+        self.by_addr.get(addr).and_then(BTreeSet::first) == Some(port)
+    }
+
+    /// The frontends that more than one service port claims.
+    pub fn conflicts(&self) -> &BTreeMap<FrontendAddr, Conflict> {
+        &self.conflicts
+    }
+
+    fn note_conflict(&mut self, addr: FrontendAddr) {
+        let mut claimants = self.by_addr.get(&addr).into_iter().flatten().cloned();
+        let winner = claimants.next();
+        let losers: Vec<_> = claimants.collect();
+        match winner {
+            None => {
+                self.by_addr.remove(&addr);
+                self.conflicts.remove(&addr);
+            }
+            Some(_) if losers.is_empty() => drop(self.conflicts.remove(&addr)),
+            Some(winner) => {
+                let conflict = Conflict { winner, losers };
+                if self.conflicts.get(&addr) != Some(&conflict) {
+                    let losers = conflict.losers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    tracing::warn!(frontend = %addr, winner = %conflict.winner, %losers, "claimed more than once");
+                    self.conflicts.insert(addr, conflict);
+                }
+            }
+        }
+    }
+}
