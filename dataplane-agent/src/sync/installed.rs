@@ -7,7 +7,7 @@ use super::{
     round::{Group, Report, Round, Unit, union},
 };
 use crate::{
-    maps::{Outcome, Snapshot},
+    maps::{MapError, Outcome, Snapshot},
     model::{
         ObjectName,
         cluster::{Cluster, Dirty},
@@ -199,7 +199,7 @@ impl Installed {
             let error = outcome.failed.remove(&index);
             for unit in group.units() {
                 let refused = round.refused.get(&unit).map(ToString::to_string);
-                match refused.or_else(|| error.as_ref().map(|error| error.in_full())) {
+                match refused.or_else(|| error.as_ref().map(MapError::in_full)) {
                     Some(text) => drop(report.failed.insert(unit, text)),
                     None => drop(report.succeeded.insert(unit)),
                 }
