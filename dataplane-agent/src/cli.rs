@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod check;
 pub mod cleanup;
 pub mod completion;
 pub mod conntrack;
@@ -76,6 +77,8 @@ enum Command {
     /// Show the maps of the datapath
     #[command(subcommand)]
     Map(map::Map),
+    /// Check whether this node is fit for sluice, and say what to do where it is not
+    Check(check::Check),
     /// Detach every program of sluice and remove everything it pinned; does nothing the second time
     Cleanup,
     /// Print a completion script for a shell
@@ -112,6 +115,8 @@ impl Cli {
             Command::Drops(args) => drops::run(args, &bpffs, output)?,
             Command::Interfaces(args) => interfaces::run(&args, &bpffs, output)?,
             Command::Map(command) => map::run(&command, &bpffs, output)?,
+            Command::Check(args) if !check::run(&args, &bpffs, output)? => return Ok(ExitCode::FAILURE),
+            Command::Check(_) => {}
             Command::Cleanup => cleanup::run(&bpffs, output)?,
             Command::Completion(args) => completion::run(args)?,
             Command::Version => version::run(output)?,
