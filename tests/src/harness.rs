@@ -130,13 +130,35 @@ impl Harness {
         self.repeat(hook, frame, 1)
     }
 
+    /// Runs the program at `hook` of the interface `index` of the calling thread's network namespace, once, as if the packet
+    /// had come in there.
+    pub fn run_on(&self, index: u32, hook: Hook, frame: &[u8]) -> Result<Outcome> {
+        self.test_run(hook, frame, 1, Some(index))
+    }
+
     /// Runs the program at `hook` many times on what it makes of the frame: the packet is not reset in between.
     pub fn repeat(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<Outcome> {
+        self.test_run(hook, frame, repeat, None)
+    }
+
+    /// Runs the program at `hook` on a packet.
+    pub fn send(&self, hook: Hook, packet: &Packet) -> Result<Outcome> {
+        self.run(hook, &packet.frame()?)
+    }
+
+    fn test_run(&self, hook: Hook, frame: &[u8], repeat: u32, interface: Option<u32>) -> Result<Outcome> {
         let program: &SchedClassifier =
             self.ebpf.program(hook.program()).context("a program is missing")?.try_into()?;
         // Room for the headers of an ICMP error around it.
         let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..Default::default() };
+        let context = interface.map(context_of);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: context.as_ref().map(<[u8; CONTEXT]>::as_slice),
+            repeat,
+            ..Default::default()
+        };
         let result = program.test_run(options).with_context(|| format!("{}, {} bytes", hook.program(), frame.len()))?;
         out.truncate(result.data_size_out as usize);
         let action = match result.return_value.cast_signed() {
@@ -146,11 +168,6 @@ impl Harness {
             other => Action::Other(other),
         };
         Ok(Outcome { action, frame: out, took: result.duration })
-    }
-
-    /// Runs the program at `hook` on a packet.
-    pub fn send(&self, hook: Hook, packet: &Packet) -> Result<Outcome> {
-        self.run(hook, &packet.frame()?)
     }
 
     /// Drops by reason, summed over the processors; reasons without drops are left out.
@@ -166,3 +183,14 @@ impl Harness {
 
 /// Entries of maps that are larger by default.
 const SMALL: u32 = 16 << 10;
+
+/// The beginning of `struct __sk_buff` up to `ifindex`; the kernel takes the rest as zero.
+const CONTEXT: usize = 44;
+
+/// A `struct __sk_buff` with `ingress_ifindex` and `ifindex` set, the fields at 36 and 40.
+fn context_of(interface: u32) -> [u8; CONTEXT] {
+    let mut context = [0; CONTEXT];
+    context[36..40].copy_from_slice(&interface.to_ne_bytes());
+    context[40..44].copy_from_slice(&interface.to_ne_bytes());
+    context
+}
