@@ -7,6 +7,7 @@ pub mod demo;
 
 pub mod cluster;
 pub mod expect;
+pub mod scenario;
 pub mod topology;
 pub mod traffic;
 

@@ -1,6 +1,6 @@
 //! Kubernetes objects as the bed writes them: Services, EndpointSlices and Nodes, as JSON values.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::Protocol;
 use serde_json::{Value, json};
@@ -24,6 +24,10 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// More fields of `spec`; they win over the others.
     pub spec: Value,
+    /// Its labels.
+    pub labels: Value,
+    /// Its `status`.
+    pub status: Value,
 }
 
 /// A port of a [`Service`].
@@ -55,7 +59,8 @@ pub struct Endpoint {
 impl Service {
     /// The service `name` at the cluster IPs with the number `number`, without ports.
     pub fn new(name: &str, number: u8) -> Self {
-        Self { name: name.to_owned(), addresses: topology::service(number), ports: Vec::new(), spec: json!({}) }
+        let (addresses, none) = (topology::service(number), || json!({}));
+        Self { name: name.to_owned(), addresses, ports: Vec::new(), spec: none(), labels: none(), status: none() }
     }
 
     /// The same with TCP and UDP on `port`, for endpoints on `target`.
@@ -81,6 +86,27 @@ impl Service {
         Self { spec, ..self }
     }
 
+    /// The same with every port served by endpoints on `target`.
+    pub fn target(mut self, target: u16) -> Self {
+        self.ports.iter_mut().for_each(|port| port.target = target);
+        self
+    }
+
+    /// The same with `labels`.
+    pub fn labels(self, labels: Value) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// The same with `status`.
+    pub fn status(self, status: Value) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The first port on the cluster IP of `version`.
+    pub fn cluster_ip(&self, version: IpVersion) -> SocketAddr {
+        (self.addresses.ip(version), self.ports.first().map_or(0, |port| port.port)).into()
+    }
+
     /// The Service object.
     pub fn object(&self) -> Value {
         let ports: Vec<Value> = self.ports.iter().map(Port::object).collect();
@@ -98,8 +124,9 @@ impl Service {
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": { "name": self.name, "namespace": NAMESPACE },
+            "metadata": { "name": self.name, "namespace": NAMESPACE, "labels": self.labels },
             "spec": spec,
+            "status": self.status,
         })
     }
 
