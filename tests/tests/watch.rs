@@ -37,7 +37,7 @@ mod test_server {
     );
 }
 
-/// The same against a real server, one test after the other in one server's life; nothing to run without its programs.
+/// The same against a real server, one test after the other since each starts one; nothing to run without its programs.
 #[tokio::test]
 async fn the_suite_holds_against_the_real_api_server_where_there_is_one() -> Result<()> {
     if real::assets()?.is_none() {

@@ -107,6 +107,9 @@ impl RealServer {
         let flags = [
             ("etcd-servers", format!("http://127.0.0.1:{}", self.etcd_port)),
             ("bind-address", "127.0.0.1".to_owned()),
+            // A loopback address cannot be an endpoint, so the server's own Service stays without.
+            ("advertise-address", "127.0.0.1".to_owned()),
+            ("endpoint-reconciler-type", "none".to_owned()),
             ("secure-port", self.port.to_string()),
             ("cert-dir", file("certificates")),
             ("token-auth-file", file("tokens.csv")),
@@ -126,15 +129,21 @@ impl RealServer {
         config.default_retry = false;
         let client = kube::Client::try_from(config)?;
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let request = axum::http::Request::get("/readyz").body(Vec::new())?;
-            let Err(error) = client.request_text(request).await else { return Ok(()) };
+        // The namespace is made a moment after the server says that it is ready.
+        let mut paths = ["/readyz", "/api/v1/namespaces/default"].into_iter().peekable();
+        while let Some(path) = paths.peek() {
+            let request = axum::http::Request::get(*path).body(Vec::new())?;
+            let Err(error) = client.request_text(request).await else {
+                paths.next();
+                continue;
+            };
             ensure!(!self.has_ended(), "the real API server does not start: {}", self.last_words());
             if Instant::now() > deadline {
                 bail!("the real API server is not ready: {error}: {}", self.last_words());
             }
             sleep(Duration::from_millis(200)).await;
         }
+        Ok(())
     }
 
     fn has_ended(&mut self) -> bool {
