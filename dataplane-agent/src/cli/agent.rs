@@ -13,6 +13,7 @@ use self::{options::LogFormat, serve::Feed};
 use crate::{
     datapath::{Datapath, Pins},
     maps::{kernel::KernelMaps, pinned::Access},
+    watch::kube,
 };
 
 /// Runs the agent until SIGTERM or SIGINT. Programs, maps and links stay, so that traffic goes on.
@@ -48,7 +49,7 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(format: LogFormat, filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let filter = tracing_subscriber::EnvFilter::new(format!("{},{filter}", kube::LOG_FILTER));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only where a test has set up logging already.
     let _already_there = match format {

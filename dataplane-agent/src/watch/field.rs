@@ -135,6 +135,8 @@ fn without_leading_zeros(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -168,6 +170,22 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(range(text).ok(), expected.map(|e| e.parse().unwrap()), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_field_holds_is_read_or_refused_and_never_a_surprise(text in r"[0-9a-fA-F.:/ \PC]{0,40}") {
+            let (_, _) = (address(&text), range(&text));
+            prop_assert!(protocol(Some(&text)).is_err());
+        }
+
+        #[test]
+        fn addresses_and_ranges_are_read_as_they_are_written(addr: IpAddr, bits in 0u8..=128) {
+            prop_assert_eq!(address(&addr.to_string()), Ok(addr.to_canonical()));
+            let bits = bits.min(if addr.is_ipv4() { 32 } else { 128 });
+            let read = range(&format!(" {addr}/{bits}")).map(|range| (range.contains(addr), range.prefix()));
+            prop_assert_eq!(read, Ok((true, bits)));
         }
     }
 
