@@ -41,6 +41,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // A reader that has seen enough (`| head`) ends this quietly; the standard library would panic.
+    // SAFETY: no handler of ours runs; the default action ends the process.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),

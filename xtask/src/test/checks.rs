@@ -20,6 +20,8 @@ pub(super) fn run(tally: &mut Tally) {
     check("tidy", tidy::check());
     if has("fmt") {
         check("format", progress::step("cargo fmt --check", cargo(&["fmt", "--all", "--check"])).map_err(fmt_hint));
+        let programs = cargo(&["fmt", "--manifest-path", "dataplane-ebpf/Cargo.toml", "--check"]);
+        check("format of the BPF programs", progress::step("cargo fmt --check (BPF programs)", programs));
     }
     if has("clippy") {
         let clippy = cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);

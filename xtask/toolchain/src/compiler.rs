@@ -34,9 +34,9 @@ pub struct NoCompiler {
 impl fmt::Display for NoCompiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = MIN_RUST;
-        write!(f, "no Rust compiler (at least {major}.{minor}) with its library source (rust-src)")?;
+        write!(f, "no Rust compiler of at least {major}.{minor} that has its library source beside it")?;
         for (rustc, lack) in &self.seen {
-            write!(f, "\n  {}: {lack}", rustc.display())?;
+            write!(f, "\n    {}: {lack}", rustc.display())?;
         }
         Ok(())
     }
@@ -75,9 +75,17 @@ fn candidates(search: &Search) -> Vec<PathBuf> {
     });
     toolchains.reverse();
     let mut found: Vec<PathBuf> = toolchains.iter().map(|path| path.join("bin/rustc")).collect();
+    let mut folders = Vec::new();
     for folder in search.distribution.iter().chain(&search.path) {
+        // `/bin` is a link to `/usr/bin`: one compiler, one line.
+        let folder = fs::canonicalize(folder).unwrap_or_else(|_missing| folder.clone());
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    for folder in folders {
         let rustc = folder.join("rustc");
-        if rustc.exists() && !is_rustup_proxy(&rustc) && !found.contains(&rustc) {
+        if rustc.exists() && !is_rustup_proxy(&rustc) {
             found.push(rustc);
         }
     }
@@ -98,7 +106,7 @@ fn inspect(rustc: &Path) -> Result<Compiler, String> {
     }
     let prefix = rustc.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     if !prefix.join("lib/rustlib/src/rust/library/core").is_dir() {
-        return Err(format!("{}/lib/rustlib/src/rust/library/core is missing", prefix.display()));
+        return Err("its library source (rust-src) is not installed".into());
     }
     let cargo = rustc.with_file_name("cargo");
     if !cargo.is_file() {

@@ -30,7 +30,7 @@ impl fmt::Display for NoLinker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no bpf-linker {LINKER_VERSION} in $PATH or cargo's bin folder")?;
         for (path, lack) in &self.seen {
-            write!(f, "\n  {}: {lack}", path.display())?;
+            write!(f, "\n    {}: {lack}", path.display())?;
         }
         Ok(())
     }
