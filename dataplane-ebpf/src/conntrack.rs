@@ -18,13 +18,13 @@ use crate::{
 const PORT_ATTEMPTS: u32 = 8;
 
 /// What conntrack knows of a packet.
-pub enum Tracked<A> {
+pub enum Tracked {
     /// Nothing: it may open a flow.
     Unknown,
     /// It belongs to a flow and is translated on the other side of the stack.
     Elsewhere,
-    /// It becomes this tuple and goes this way.
-    Translate(FlowKey<A>, u8),
+    /// It is translated here and then goes this way (a [`Next`]).
+    Translate(u8),
 }
 
 /// A flow about to be opened.
@@ -49,9 +49,10 @@ fn now() -> Ticks {
 
 /// Finds the packet's flow, and moves its state when the packet is translated at this `side`.
 ///
-/// This is the established path: one conntrack lookup, and for UDP one array lookup for the backend's generation.
+/// This is the established path: one conntrack lookup, and for UDP one array lookup for the backend's generation. What the
+/// packet becomes is written to `to`.
 #[inline(always)]
-pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32) -> Tracked<F::Addr> {
+pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: &mut FlowKey<F::Addr>) -> Tracked {
     let Some(flow) = F::conntrack().find(&headers.key) else { return Tracked::Unknown };
     // SAFETY: the map keeps the entry readable and writable. Another processor may use it at the same time or the LRU list
     // may give it away: single words are read and written, which at worst miscounts or loses a state bit.
@@ -72,13 +73,16 @@ pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32) -> T
     }
     flow.packets += 1;
     flow.bytes += u64::from(len);
-    let translated = flow.translated(protocol);
+    to.src = flow.src;
+    to.dst = flow.dst;
+    to.src_port = flow.src_port;
+    to.dst_port = flow.dst_port;
     let next = flow.next;
     if state != flow.state {
         flow.state = state;
-        share_state::<F>(&translated, state, now);
+        share_state::<F>(to, state, now);
     }
-    Tracked::Translate(translated, next)
+    Tracked::Translate(next)
 }
 
 /// Whether a packet of the original direction starts something new although its tuple has an entry.

@@ -27,47 +27,49 @@ use dataplane_common::{V4, V6};
 use crate::{
     family::Datapath,
     packet::Packet,
-    pipeline::Hook,
+    pipeline::{FromPod, FromUplink, Hook, ToUplink},
     socket::{Inet, Inet6, Mapped, is_mapped},
     verdict::{Verdict, finish},
 };
 
-/// Runs the hook's stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
-#[inline(always)]
-fn run<H: Hook>(ctx: &TcContext) -> i32 {
-    let mut packet = Packet::new(ctx);
-    let outcome = if packet.ether_type() == V4::ETHER_TYPE {
-        H::run::<V4>(&mut packet)
-    } else if packet.ether_type() == V6::ETHER_TYPE {
-        H::run::<V6>(&mut packet)
-    } else {
-        Ok(Verdict::Pass)
-    };
-    finish(outcome)
-}
-
 /// tc ingress of a pod's host-side interface.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    run::<pipeline::FromPod>(&ctx)
+    run::<FromPod>(&ctx)
 }
 
 /// tc egress of a pod's host-side interface.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    run::<pipeline::ToPod>(&ctx)
+    let mut packet = Packet::new(&ctx);
+    finish(match packet.ether_type() {
+        V4::ETHER_TYPE => pipeline::run_to_pod::<V4>(&mut packet),
+        V6::ETHER_TYPE => pipeline::run_to_pod::<V6>(&mut packet),
+        _ => Ok(Verdict::Pass),
+    })
 }
 
 /// tc ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    run::<pipeline::FromUplink>(&ctx)
+    run::<FromUplink>(&ctx)
 }
 
 /// tc egress of an uplink.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
-    run::<pipeline::ToUplink>(&ctx)
+    run::<ToUplink>(&ctx)
+}
+
+/// Runs the hook's stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
+#[inline(always)]
+fn run<H: Hook>(ctx: &TcContext) -> i32 {
+    let mut packet = Packet::new(ctx);
+    finish(match packet.ether_type() {
+        V4::ETHER_TYPE => pipeline::run::<H, V4>(&mut packet),
+        V6::ETHER_TYPE => pipeline::run::<H, V6>(&mut packet),
+        _ => Ok(Verdict::Pass),
+    })
 }
 
 /// `connect(2)` of `AF_INET` sockets.

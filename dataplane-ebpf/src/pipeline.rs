@@ -3,7 +3,7 @@
 //! Translation is symmetric around the host's stack: what is translated before it on the way in is put back after it on
 //! the way out, so that netfilter, routing rules and other tools on the node see one consistent flow.
 
-use dataplane_common::{DropReason, FlowKey, Next, Side};
+use dataplane_common::{DropReason, FlowKey, Next, Side, map::local_addr};
 
 use crate::{
     answer,
@@ -17,134 +17,194 @@ use crate::{
     verdict::{Step, Verdict},
 };
 
-/// What happens to a packet at one attach point.
+/// An attach point where flows may begin.
 pub trait Hook {
-    /// Runs the stages for a packet of the family `F`.
-    fn run<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict>;
+    /// On which side of the stack it is.
+    const SIDE: Side;
+    /// Who sends what arrives here.
+    const CLIENT: Client;
+    /// Which local addresses take NodePorts here: bits of `local_addr::*`.
+    const NODE_PORT_ON: u32;
+
+    /// Whether a packet that belongs to no flow may begin one.
+    #[inline(always)]
+    fn may_begin(_packet: &Packet<'_>) -> bool {
+        true
+    }
+
+    /// Completes the tuple `to`, whose destination is the backend, and says where both directions are translated.
+    fn arrange<F: Datapath>(
+        packet: &Packet<'_>,
+        selected: &Selected<F::Addr>,
+        to: &mut FlowKey<F::Addr>,
+    ) -> Step<Arrangement>;
+
+    /// Sends an answer, made out of the packet, to the packet's sender.
+    #[inline(always)]
+    fn reply(packet: &mut Packet<'_>) -> Step<Verdict> {
+        forward::bounce(packet)
+    }
 }
 
-/// A packet that a pod sent: services, and the way back of hairpins.
+/// Where a flow's two directions are translated, and where they go then.
+pub struct Arrangement {
+    original: (Side, Next),
+    reply: (Side, Next),
+    /// The source address is shared with others, so the source port is ours to choose.
+    allocate_port: bool,
+}
+
+impl Arrangement {
+    const fn new(original: (Side, Next), reply: (Side, Next)) -> Self {
+        Self { original, reply, allocate_port: false }
+    }
+}
+
+/// What a pod sends: requests to services, and both directions of hairpins.
 pub struct FromPod;
 
 impl Hook for FromPod {
+    const SIDE: Side = Side::Ingress;
+    const CLIENT: Client = Client::Inside;
+    const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
+
     #[inline(always)]
-    fn run<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
-        let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
-        if let Some(verdict) = established::<F>(packet, &headers, Side::Ingress)? {
-            return Ok(verdict);
+    fn arrange<F: Datapath>(
+        _packet: &Packet<'_>,
+        _selected: &Selected<F::Addr>,
+        to: &mut FlowKey<F::Addr>,
+    ) -> Step<Arrangement> {
+        if to.src != to.dst {
+            return Ok(Arrangement::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack)));
         }
-        let key = &headers.key;
-        let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, service::FROM_NETWORK) else {
-            return Ok(Verdict::Pass);
-        };
-        let selected = match service::select::<F>(&frontend, Client::Inside) {
-            Ok(selected) => selected,
-            Err(reason) => return refuse::<F>(packet, &headers, reason),
-        };
-        let mut to = destination(key, &selected);
-        // A pod would drop its own address as a source, so it sees the hairpin address and answers through this hook.
-        let hairpin = selected.backend.addr == key.src;
-        let (original, reply) = if hairpin {
-            to.src = F::hairpin();
-            ((Side::Ingress, Next::Bounce), (Side::Ingress, Next::Bounce))
-        } else {
-            ((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack))
-        };
-        let opening = opening(&selected, frontend.service, original, reply);
-        conntrack::open::<F>(&headers, &mut to, &opening, packet.len())?;
-        translate::<F>(packet, &headers, &to, original.1 as u8)
+        // A pod drops what has its own address as a source, so it sees the hairpin address and answers to this hook.
+        to.src = F::hairpin();
+        Ok(Arrangement::new((Side::Ingress, Next::Bounce), (Side::Ingress, Next::Bounce)))
     }
 }
 
-/// A packet from outside: NodePorts and addresses that the node answers for, and replies to what it SNATed.
+/// What comes from outside: requests to NodePorts and addresses the node answers for, replies to what it SNATed.
 pub struct FromUplink;
 
 impl Hook for FromUplink {
+    const SIDE: Side = Side::Ingress;
+    const CLIENT: Client = Client::Outside;
+    const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
+
     #[inline(always)]
-    fn run<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
-        let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
-        if let Some(verdict) = established::<F>(packet, &headers, Side::Ingress)? {
-            return Ok(verdict);
-        }
-        let key = &headers.key;
-        let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, service::FROM_NETWORK) else {
-            return Ok(Verdict::Pass);
-        };
-        let selected = match service::select::<F>(&frontend, Client::Outside) {
-            Ok(selected) => selected,
-            Err(reason) => return refuse::<F>(packet, &headers, reason),
-        };
-        let mut to = destination(key, &selected);
+    fn arrange<F: Datapath>(
+        packet: &Packet<'_>,
+        selected: &Selected<F::Addr>,
+        to: &mut FlowKey<F::Addr>,
+    ) -> Step<Arrangement> {
         if selected.backend.is_local() {
             // The client keeps its address: replies of a local backend leave through this node in any case.
-            let original = (Side::Ingress, Next::Stack);
-            let opening = opening(&selected, frontend.service, original, (Side::Egress, Next::Stack));
-            conntrack::open::<F>(&headers, &mut to, &opening, packet.len())?;
-            return translate::<F>(packet, &headers, &to, original.1 as u8);
+            return Ok(Arrangement::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack)));
         }
         // Replies of a remote backend come back here only if this node sent the request.
-        to.src = snat_address::<F>(packet, &to)?;
-        let original = (Side::Ingress, Next::Route);
-        let opening = Opening { allocate_port: true, ..opening(&selected, frontend.service, original, original) };
-        conntrack::open::<F>(&headers, &mut to, &opening, packet.len())?;
-        translate::<F>(packet, &headers, &to, original.1 as u8)
+        to.src = snat_address::<F>(packet, to)?;
+        let through = (Side::Ingress, Next::Route);
+        Ok(Arrangement { original: through, reply: through, allocate_port: true })
     }
 }
 
-/// A packet on its way into a pod: replies to its own connections get their frontend back.
-pub struct ToPod;
-
-impl Hook for ToPod {
-    #[inline(always)]
-    fn run<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
-        let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
-        // Only the way through the stack ends here, so there is nothing to route or to send back.
-        if let Tracked::Translate(to, _) = conntrack::track::<F>(&headers, Side::Egress, packet.len()) {
-            nat::rewrite::<F>(packet, &headers, &to)?;
-        }
-        Ok(Verdict::Pass)
-    }
-}
-
-/// A packet on its way out of the node: replies of local backends, and requests of the node's own sockets that were not
-/// translated at connect time.
+/// What leaves the node: replies of local backends, and requests of the node's own sockets that were not translated at
+/// connect time.
 pub struct ToUplink;
 
 impl Hook for ToUplink {
+    const SIDE: Side = Side::Egress;
+    const CLIENT: Client = Client::Inside;
+    /// None: the node's own addresses never leave through an uplink.
+    const NODE_PORT_ON: u32 = 0;
+
     #[inline(always)]
-    fn run<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
-        let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
-        if let Some(verdict) = established::<F>(packet, &headers, Side::Egress)? {
-            return Ok(verdict);
-        }
-        if !packet.is_locally_sent() {
-            return Ok(Verdict::Pass);
-        }
-        let key = &headers.key;
-        // No NodePorts: the node's own addresses never leave through an uplink.
-        let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, 0) else {
-            return Ok(Verdict::Pass);
-        };
-        let selected = match service::select::<F>(&frontend, Client::Inside) {
-            Ok(selected) => selected,
-            Err(reason) => return refuse_locally::<F>(packet, &headers, reason),
-        };
-        let mut to = destination(key, &selected);
-        let original = (Side::Egress, Next::Route);
-        let opening = opening(&selected, frontend.service, original, (Side::Ingress, Next::Stack));
-        conntrack::open::<F>(&headers, &mut to, &opening, packet.len())?;
-        translate::<F>(packet, &headers, &to, original.1 as u8)
+    fn may_begin(packet: &Packet<'_>) -> bool {
+        packet.is_locally_sent()
+    }
+
+    #[inline(always)]
+    fn arrange<F: Datapath>(
+        _packet: &Packet<'_>,
+        _selected: &Selected<F::Addr>,
+        _to: &mut FlowKey<F::Addr>,
+    ) -> Step<Arrangement> {
+        // The stack chose this uplink for the frontend; the backend may be elsewhere, so the packet is routed again.
+        Ok(Arrangement::new((Side::Egress, Next::Route), (Side::Ingress, Next::Stack)))
+    }
+
+    #[inline(always)]
+    fn reply(packet: &mut Packet<'_>) -> Step<Verdict> {
+        packet.swap_ethernet_addresses()?;
+        Ok(Verdict::Receive(packet.interface()))
     }
 }
 
-/// Handles a packet of a known flow; `None` when it is not of one.
+/// A packet at a hook where flows may begin.
 #[inline(always)]
-fn established<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, side: Side) -> Step<Option<Verdict>> {
-    match conntrack::track::<F>(headers, side, packet.len()) {
-        Tracked::Unknown => Ok(None),
-        Tracked::Elsewhere => Ok(Some(Verdict::Pass)),
-        Tracked::Translate(to, next) => translate::<F>(packet, headers, &to, next).map(Some),
+pub fn run<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
+    let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
+    // Filled in place: moving it through return values would cost copies.
+    let mut to = headers.key;
+    let next = match conntrack::track::<F>(&headers, H::SIDE, packet.len(), &mut to) {
+        Tracked::Elsewhere => return Ok(Verdict::Pass),
+        Tracked::Translate(next) => next,
+        Tracked::Unknown => match begin::<H, F>(packet, &headers, &mut to) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(Verdict::Pass),
+            Err(DropReason::NoEndpoints) => {
+                answer::refuse::<F>(packet, &headers)?;
+                count_drop(DropReason::NoEndpoints);
+                return H::reply(packet);
+            }
+            Err(reason) => return Err(reason),
+        },
+    };
+    translate::<F>(packet, &headers, &to, next)
+}
+
+/// A packet on its way into a pod: replies to the pod's own connections get their frontend back.
+///
+/// No flow begins here and no entry for this hook leaves the way through the stack.
+#[inline(always)]
+pub fn run_to_pod<F: Datapath>(packet: &mut Packet<'_>) -> Step<Verdict> {
+    let Some(headers) = F::parse(packet) else { return Ok(Verdict::Pass) };
+    let mut to = headers.key;
+    if let Tracked::Translate(_) = conntrack::track::<F>(&headers, Side::Egress, packet.len(), &mut to) {
+        nat::rewrite::<F>(packet, &headers, &to)?;
     }
+    Ok(Verdict::Pass)
+}
+
+/// Begins a flow if the packet is for a frontend: sets what it becomes in `to` and says where it goes (a [`Next`]). Nothing
+/// is rewritten yet.
+#[inline(always)]
+fn begin<H: Hook, F: Datapath>(
+    packet: &Packet<'_>,
+    headers: &Headers<F::Addr>,
+    to: &mut FlowKey<F::Addr>,
+) -> Step<Option<u8>> {
+    let key = &headers.key;
+    if !H::may_begin(packet) {
+        return Ok(None);
+    }
+    let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, H::NODE_PORT_ON) else {
+        return Ok(None);
+    };
+    let selected = service::select::<F>(&frontend, H::CLIENT)?;
+    to.dst = selected.backend.addr;
+    to.dst_port = selected.backend.port;
+    let Arrangement { original, reply, allocate_port } = H::arrange::<F>(packet, &selected, to)?;
+    let opening = Opening {
+        backend: selected.id,
+        generation: selected.backend.generation,
+        service: frontend.service,
+        original,
+        reply,
+        allocate_port,
+    };
+    conntrack::open::<F>(headers, to, &opening, packet.len())?;
+    Ok(Some(original.1 as u8))
 }
 
 /// Rewrites the packet and sends it where `next` (a [`Next`]) says.
@@ -191,51 +251,6 @@ fn complain<F: Datapath>(
     answer::icmp_error::<F>(packet, headers, error)?;
     count_drop(reason);
     forward::bounce(packet)
-}
-
-/// Answers a packet that no backend can take.
-#[inline(always)]
-fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, reason: DropReason) -> Step<Verdict> {
-    if reason != DropReason::NoEndpoints {
-        return Err(reason);
-    }
-    answer::refuse::<F>(packet, headers)?;
-    count_drop(reason);
-    forward::bounce(packet)
-}
-
-/// The same for a packet of the node's own sockets, whose answer comes in instead of going out.
-#[inline(always)]
-fn refuse_locally<F: Datapath>(
-    packet: &mut Packet<'_>,
-    headers: &Headers<F::Addr>,
-    reason: DropReason,
-) -> Step<Verdict> {
-    if reason != DropReason::NoEndpoints {
-        return Err(reason);
-    }
-    answer::refuse::<F>(packet, headers)?;
-    count_drop(reason);
-    packet.swap_ethernet_addresses()?;
-    Ok(Verdict::Receive(packet.interface()))
-}
-
-/// The tuple `key` with the backend as its destination.
-#[inline(always)]
-fn destination<A: Copy>(key: &FlowKey<A>, selected: &Selected<A>) -> FlowKey<A> {
-    FlowKey { dst: selected.backend.addr, dst_port: selected.backend.port, ..*key }
-}
-
-#[inline(always)]
-fn opening<A>(selected: &Selected<A>, service: u32, original: (Side, Next), reply: (Side, Next)) -> Opening {
-    Opening {
-        backend: selected.id,
-        generation: selected.backend.generation,
-        service,
-        original,
-        reply,
-        allocate_port: false,
-    }
 }
 
 /// The address that a packet with the tuple `to` takes as its source: that of the interface it leaves through.

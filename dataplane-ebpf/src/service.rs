@@ -1,9 +1,7 @@
 //! Frontends and the choice of a backend.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use dataplane_common::{
-    Addr as _, Backend, BePort, DropReason, Frontend, FrontendKey, Scope, SlotRange, map::local_addr,
-};
+use dataplane_common::{Addr as _, Backend, BePort, DropReason, Frontend, FrontendKey, Scope, SlotRange};
 
 use crate::{
     family::Datapath,
@@ -45,11 +43,6 @@ pub fn find<F: Datapath>(addr: &F::Addr, port: BePort, protocol: u8, node_port_o
     // SAFETY: as above.
     F::frontends().find(&key).map(|frontend| unsafe { *frontend })
 }
-
-/// NodePort traffic from the network and from pods is taken on these addresses.
-pub const FROM_NETWORK: u32 = local_addr::NODE_PORT;
-/// The node's own sockets reach NodePorts on loopback too.
-pub const FROM_SOCKETS: u32 = local_addr::NODE_PORT | local_addr::LOOPBACK;
 
 /// Chooses a backend at random.
 #[inline(always)]

@@ -6,7 +6,9 @@ use aya_ebpf::{
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
-use dataplane_common::{BePort, DropReason, Family, NodeConfig, Protocol, SocketKey, SocketOrigin, V4, V6};
+use dataplane_common::{
+    BePort, DropReason, Family, NodeConfig, Protocol, SocketKey, SocketOrigin, V4, V6, map::local_addr,
+};
 
 use crate::{
     config,
@@ -15,6 +17,9 @@ use crate::{
     service::{self, Client, Selected},
     verdict::Step,
 };
+
+/// The node's own sockets reach NodePorts on loopback too.
+const NODE_PORT_ON: u32 = local_addr::NODE_PORT | local_addr::LOOPBACK;
 
 /// Lets the system call go on.
 const ALLOW: i32 = 1;
@@ -147,7 +152,7 @@ fn translate<P: Place>(
         return ALLOW;
     }
     let (addr, port) = (P::read(ctx), port(ctx));
-    let Some(frontend) = service::find::<P::Family>(&addr, port, protocol(ctx), service::FROM_SOCKETS) else {
+    let Some(frontend) = service::find::<P::Family>(&addr, port, protocol(ctx), NODE_PORT_ON) else {
         return ALLOW;
     };
     match select(&frontend) {
