@@ -42,10 +42,9 @@ pub(super) fn check(source: &Source, violations: &mut Vec<String>) {
         for (name, users) in FOREIGN {
             let used = code.trim_start().starts_with(&format!("use {name}::")) || code.contains(&format!(" {name}::"));
             if used && module != "cli" && !users.contains(&module) {
-                let text = format!(
-                    "`{module}` must not use the crate `{name}`: only {} may",
-                    [users, &["cli"]].concat().join(", ")
-                );
+                let mut users = users.to_vec();
+                users.push("cli");
+                let text = format!("`{module}` must not use the crate `{name}`: only {} may", users.join(", "));
                 violations.push(source.violation(line, &text));
             }
         }
