@@ -12,6 +12,7 @@ pub mod link;
 pub mod object;
 pub mod pin;
 pub mod requirements;
+pub mod sockets;
 mod tcx;
 
 use std::{collections::BTreeMap, io, path::PathBuf};

@@ -1,5 +1,7 @@
 //! Requests to rtnetlink, one at a time, and a bell that rings when links, addresses or routes change.
 
+pub mod sock_diag;
+
 use std::{fmt, future::poll_fn, io};
 
 use futures::FutureExt as _;

@@ -6,13 +6,19 @@ mod serve;
 use std::path::Path;
 
 use anyhow::Context as _;
+use dataplane_common::Protocol;
 use tracing::info;
 
 pub use self::options::AgentArgs;
 use self::{options::LogFormat, serve::Feed};
 use crate::{
-    datapath::{Datapath, Pins},
+    datapath::{
+        Datapath, Pins,
+        sockets::{Gone, StaleSockets},
+    },
     maps::{kernel::KernelMaps, pinned::Access},
+    sync::BackendsGone,
+    tables::{BackendId, BackendRow},
     watch::kube,
 };
 
@@ -30,9 +36,11 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
 
     let mut datapath = Datapath::open(options)?;
     info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh = datapath.is_fresh(), "programs loaded");
-    let served = match KernelMaps::open(bpffs, Access::ReadWrite) {
-        Ok(maps) => serve::serve(&args, node, feed, &mut datapath, maps).await,
-        Err(error) => Err(error.into()),
+    let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
+    let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?)));
+    let served = match opened {
+        Ok((maps, sockets)) => serve::serve(&args, node, feed, &mut datapath, maps, sockets).await,
+        Err(error) => Err(error),
     };
     match served {
         Ok(()) => {
@@ -45,6 +53,17 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
             Err(error)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Connected UDP sockets end with their backend, TCP connections by themselves.
+impl BackendsGone for StaleSockets {
+    fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]) {
+        let mut udp = Gone::new();
+        for (id, row) in gone.iter().filter(|(_, row)| row.protocol == Protocol::Udp) {
+            udp.entry(row.addr).or_default().push((id.number, row.generation));
+        }
+        self.end(&udp);
     }
 }
 

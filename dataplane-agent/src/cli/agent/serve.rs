@@ -16,7 +16,7 @@ use crate::{
     datapath::{Datapath, attach::Applied},
     maps::Maps,
     model::{Change, Source},
-    sync::{self, Status},
+    sync::{self, BackendsGone, Status},
     watch::{
         Sender,
         devices::{Devices, View},
@@ -77,6 +77,7 @@ pub(super) async fn serve(
     feed: Feed,
     datapath: &mut Datapath,
     maps: impl Maps + Send + 'static,
+    gone: impl BackendsGone + 'static,
 ) -> anyhow::Result<()> {
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (changes, applied) = mpsc::channel(QUEUE);
@@ -87,7 +88,7 @@ pub(super) async fn serve(
 
     let options = sync::Options { status_file: Some(args.status_file.clone()), ..sync::Options::new(node.clone()) };
     let shutdown = async move { _ = stopped.await };
-    let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, (), shutdown));
+    let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, gone, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
     let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses));
     let devices = Devices::open(args.pod_interfaces.clone(), args.uplinks.clone(), node_known.clone())
