@@ -64,7 +64,7 @@ impl SockDiag {
         Ok(sockets)
     }
 
-    /// Destroys a socket: its owner's next operation fails with `ECONNABORTED`.
+    /// Destroys a socket: its owner's next operation fails, and it is no longer connected.
     ///
     /// `ENOENT` means that it is gone already, `EOPNOTSUPP` that the kernel was built without `CONFIG_INET_DIAG_DESTROY`.
     pub fn destroy(&mut self, socket: &UdpSocket) -> io::Result<()> {
