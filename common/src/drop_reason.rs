@@ -53,6 +53,16 @@ drop_reasons! {
     Rewrite = 9, "rewrite", "the kernel refused to rewrite the packet";
     /// An answer to a rejected packet could not be built.
     RejectFailed = 10, "reject_failed", "no RST or ICMP error could be built for a rejected packet";
+    /// A port that an active cluster IP does not have: answered with RST or port unreachable.
+    UndefinedPort = 11, "undefined_port", "the cluster IP has no such port; the client got a RST or ICMP port unreachable";
+    /// An address of a service CIDR that no service owns.
+    UnownedServiceAddress = 12, "unowned_service_address", "no service owns this address of a service CIDR";
+    /// The client is in none of `loadBalancerSourceRanges`.
+    SourceRange = 13, "source_range", "the client is in none of the service's loadBalancerSourceRanges";
+    /// A fragment to a service whose first fragment has not been seen.
+    UnknownFragment = 14, "unknown_fragment", "a fragment to a service came before its first fragment or long after it";
+    /// An SCTP packet whose port would have to change.
+    SctpPort = 15, "sctp_port", "an SCTP service whose target port differs, or whose source port is taken: ports stay";
 }
 
 impl DropReason {

@@ -12,22 +12,26 @@
 #![warn(missing_docs)]
 
 pub mod addr;
+pub mod affinity;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod drop_reason;
+pub mod fragment;
 pub mod map;
 pub mod protocol;
 pub mod service;
 pub mod socket;
 
 pub use addr::{Addr, BePort, Family, V4, V6};
+pub use affinity::{Affinity, AffinityKey};
 pub use clock::Ticks;
 pub use config::NodeConfig;
 pub use conntrack::{Direction, Flow, FlowKey, FlowState, Next, Side};
 pub use drop_reason::DropReason;
+pub use fragment::{FragmentKey, FragmentPorts};
 pub use protocol::Protocol;
-pub use service::{Backend, Frontend, FrontendKey, FrontendKind, Scope, ServiceName, SlotRange};
+pub use service::{Backend, Frontend, FrontendKey, FrontendKind, Scope, ServiceName, SlotRange, SourceRange};
 pub use socket::{SocketKey, SocketOrigin};
 
 /// Implements `aya::Pod` for map types, in user space only.

@@ -51,10 +51,18 @@ maps! {
     LOCAL_ADDRS6 = "local_addrs6", 4 << 10, Desired, "the node's IPv6 addresses -> what they take";
     SNAT_ADDRS4 = "snat_addrs4", 1 << 10, Desired, "interface index -> IPv4 address to SNAT to";
     SNAT_ADDRS6 = "snat_addrs6", 1 << 10, Desired, "interface index -> IPv6 address to SNAT to";
+    SOURCE_RANGES4 = "source_ranges4", 64 << 10, Desired, "service id, IPv4 prefix -> admitted";
+    SOURCE_RANGES6 = "source_ranges6", 64 << 10, Desired, "service id, IPv6 prefix -> admitted";
+    CIDRS4 = "cidrs4", 1 << 10, Desired, "IPv4 prefix -> what its addresses are";
+    CIDRS6 = "cidrs6", 1 << 10, Desired, "IPv6 prefix -> what its addresses are";
     CONNTRACK4 = "conntrack4", 256 << 10, Observed, "IPv4 flows, one entry per direction";
     CONNTRACK6 = "conntrack6", 128 << 10, Observed, "IPv6 flows, one entry per direction";
     SOCKETS4 = "sockets4", 64 << 10, Observed, "sockets translated to an IPv4 backend -> frontend";
     SOCKETS6 = "sockets6", 64 << 10, Observed, "sockets translated to an IPv6 backend -> frontend";
+    AFFINITY4 = "affinity4", 64 << 10, Observed, "IPv4 client, service id -> backend it was sent to";
+    AFFINITY6 = "affinity6", 64 << 10, Observed, "IPv6 client, service id -> backend it was sent to";
+    FRAGMENTS4 = "fragments4", 8 << 10, Observed, "fragmented IPv4 datagrams -> ports";
+    FRAGMENTS6 = "fragments6", 8 << 10, Observed, "fragmented IPv6 datagrams -> ports";
     MAP_OPS = "map_ops", 3, Statistics, "lookups, updates and deletes of the programs, per CPU, when they are counted";
     DROPS = "drops", crate::DropReason::COUNT, Statistics, "drop reason -> packets, per CPU";
 }
@@ -66,6 +74,17 @@ pub mod local_addr {
     /// A loopback address: NodePort traffic is taken from the node's own sockets only.
     pub const LOOPBACK: u32 = 1 << 1;
 }
+
+/// Bits of the values of `cidrs4` and `cidrs6`; a prefix also has the bits of those around it.
+pub mod cidr {
+    /// The cluster gives these addresses to services: one that no service owns leads nowhere.
+    pub const SERVICE: u32 = 1 << 0;
+    /// Pods have these addresses, as `detectLocalMode` sees it: their requests to cluster IPs are not masqueraded.
+    pub const POD: u32 = 1 << 1;
+}
+
+/// Key of `snat_addrs4` and `snat_addrs6` for interfaces that have no entry of their own: the node's primary address.
+pub const ANY_INTERFACE: u32 = 0;
 
 #[cfg(test)]
 mod tests {

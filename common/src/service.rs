@@ -17,6 +17,9 @@ pub enum Scope {
     ///
     /// One entry serves all of the node's addresses, so that an address that comes or goes is one map operation.
     NodePort = 1,
+    /// Every port and protocol of a cluster IP that has no frontend of its own: such packets are rejected. The key's port
+    /// and protocol are zero, and the value's slot ranges are empty.
+    OtherPorts = 2,
 }
 
 /// Key of `frontends4` and `frontends6`.
@@ -109,6 +112,12 @@ impl Frontend {
     pub const DROP_OUTSIDE: u8 = 1 << 1;
     /// The traffic policy that holds for this kind of frontend is Local. For people: the programs do not read it.
     pub const LOCAL_POLICY: u8 = 1 << 2;
+    /// Clients must be in one of the service's prefixes in `source_ranges4` or `source_ranges6`.
+    pub const SOURCE_RANGES: u8 = 1 << 3;
+    /// The `inside` range holds the local set ([`Backend::IN_LOCAL_SET`]) rather than the cluster set.
+    pub const INSIDE_IS_LOCAL: u8 = 1 << 4;
+    /// The same for `outside`.
+    pub const OUTSIDE_IS_LOCAL: u8 = 1 << 5;
 }
 
 /// Value of the arrays `backends4` and `backends6`, indexed by backend id.
@@ -138,6 +147,10 @@ impl<A> Backend<A> {
     pub const LOCAL: u8 = 1 << 0;
     /// The endpoint is terminating: flows may finish, new ones come only when nothing is ready.
     pub const TERMINATING: u8 = 1 << 1;
+    /// Clients may be sent here under traffic policy Cluster; affinity to a backend that has left the set is void.
+    pub const IN_CLUSTER_SET: u8 = 1 << 2;
+    /// The same under traffic policy Local.
+    pub const IN_LOCAL_SET: u8 = 1 << 3;
 
     /// Whether the id is in use.
     #[inline(always)]
@@ -180,7 +193,21 @@ impl ServiceName {
     }
 }
 
+/// Key of the prefix tries `source_ranges4` and `source_ranges6`, behind the prefix length: a prefix of a service.
+///
+/// The prefix length counts the 32 bits of the service too.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange<A> {
+    /// The service port's id.
+    pub service: u32,
+    /// The client's address, or the prefix with zeroes behind it.
+    pub addr: A,
+}
+
 const _: () = {
+    assert!(size_of::<SourceRange<[u32; 1]>>() == 4 + 4);
+    assert!(size_of::<SourceRange<[u32; 4]>>() == 4 + 16);
     assert!(size_of::<FrontendKey<[u32; 1]>>() == 4 + 2 + 1 + 1);
     assert!(size_of::<FrontendKey<[u32; 4]>>() == 16 + 2 + 1 + 1);
     assert!(size_of::<Frontend>() == 4 + 8 + 8 + 4 + 1 + 1 + 2);

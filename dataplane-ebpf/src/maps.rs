@@ -3,11 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use dataplane_common::{
-    Backend, DropReason, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, ServiceName, SocketKey, SocketOrigin,
-    map as spec,
+    Affinity, AffinityKey, Backend, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    NodeConfig, ServiceName, SocketKey, SocketOrigin, SourceRange, map as spec,
 };
 
 use crate::config;
@@ -20,6 +20,10 @@ pub type Backends<A> = Array<Backend<A>>;
 pub type Conntrack<A> = LruHashMap<FlowKey<A>, Flow<A>>;
 pub type LocalAddrs<A> = HashMap<A, u32>;
 pub type SnatAddrs<A> = HashMap<u32, A>;
+pub type SourceRanges<A> = LpmTrie<SourceRange<A>, u32>;
+pub type Cidrs<A> = LpmTrie<A, u32>;
+pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity>;
+pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentPorts>;
 pub type Sockets<A> = LruHashMap<SocketKey<A>, SocketOrigin<A>>;
 
 #[map(name = "frontends4")]
@@ -52,6 +56,24 @@ pub static CONNTRACK6: Conntrack<A6> = LruHashMap::with_max_entries(spec::CONNTR
 pub static SOCKETS4: Sockets<A4> = LruHashMap::with_max_entries(spec::SOCKETS4.entries, 0);
 #[map(name = "sockets6")]
 pub static SOCKETS6: Sockets<A6> = LruHashMap::with_max_entries(spec::SOCKETS6.entries, 0);
+#[map(name = "source_ranges4")]
+pub static SOURCE_RANGES4: SourceRanges<A4> =
+    LpmTrie::with_max_entries(spec::SOURCE_RANGES4.entries, BPF_F_NO_PREALLOC);
+#[map(name = "source_ranges6")]
+pub static SOURCE_RANGES6: SourceRanges<A6> =
+    LpmTrie::with_max_entries(spec::SOURCE_RANGES6.entries, BPF_F_NO_PREALLOC);
+#[map(name = "cidrs4")]
+pub static CIDRS4: Cidrs<A4> = LpmTrie::with_max_entries(spec::CIDRS4.entries, BPF_F_NO_PREALLOC);
+#[map(name = "cidrs6")]
+pub static CIDRS6: Cidrs<A6> = LpmTrie::with_max_entries(spec::CIDRS6.entries, BPF_F_NO_PREALLOC);
+#[map(name = "affinity4")]
+pub static AFFINITY4: Affinities<A4> = LruHashMap::with_max_entries(spec::AFFINITY4.entries, 0);
+#[map(name = "affinity6")]
+pub static AFFINITY6: Affinities<A6> = LruHashMap::with_max_entries(spec::AFFINITY6.entries, 0);
+#[map(name = "fragments4")]
+pub static FRAGMENTS4: Fragments<A4> = LruHashMap::with_max_entries(spec::FRAGMENTS4.entries, 0);
+#[map(name = "fragments6")]
+pub static FRAGMENTS6: Fragments<A6> = LruHashMap::with_max_entries(spec::FRAGMENTS6.entries, 0);
 #[map(name = "map_ops")]
 pub static MAP_OPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::MAP_OPS.entries, 0);
 #[map(name = "drops")]

@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapData, MapType};
+use aya::maps::{MapData, MapType, lpm_trie::Key};
 use dataplane_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, ServiceName, SocketKey, SocketOrigin,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, ServiceName,
+    SocketKey, SocketOrigin, SourceRange,
     map::{self, MapSpec},
 };
 
@@ -104,7 +105,7 @@ pub fn check(dir: &Path) -> Result<(), PinnedError> {
 
 /// The layout that this program's types give the map `spec`; `None` for a name that is no map of sluice.
 pub fn layout(spec: &MapSpec) -> Option<Layout> {
-    use MapType::{Array, Hash, LruHash, PerCpuArray};
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
     type A4 = [u32; 1];
     type A6 = [u32; 4];
     let of = match spec.name {
@@ -122,6 +123,14 @@ pub fn layout(spec: &MapSpec) -> Option<Layout> {
         "conntrack6" => sized::<FlowKey<A6>, Flow<A6>>(LruHash),
         "sockets4" => sized::<SocketKey<A4>, SocketOrigin<A4>>(LruHash),
         "sockets6" => sized::<SocketKey<A6>, SocketOrigin<A6>>(LruHash),
+        "source_ranges4" => sized::<Key<SourceRange<A4>>, u32>(LpmTrie),
+        "source_ranges6" => sized::<Key<SourceRange<A6>>, u32>(LpmTrie),
+        "cidrs4" => sized::<Key<A4>, u32>(LpmTrie),
+        "cidrs6" => sized::<Key<A6>, u32>(LpmTrie),
+        "affinity4" => sized::<AffinityKey<A4>, Affinity>(LruHash),
+        "affinity6" => sized::<AffinityKey<A6>, Affinity>(LruHash),
+        "fragments4" => sized::<FragmentKey<A4>, FragmentPorts>(LruHash),
+        "fragments6" => sized::<FragmentKey<A6>, FragmentPorts>(LruHash),
         "drops" | "map_ops" => sized::<u32, u64>(PerCpuArray),
         _ => return None,
     };
