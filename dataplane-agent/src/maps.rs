@@ -16,7 +16,7 @@ use dataplane_common::{Frontend, map::MapSpec};
 
 use crate::{
     plan::{Op, Plan},
-    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables},
+    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables, pools::Capacities},
 };
 
 /// What a plan may do to the kernel.
@@ -95,6 +95,8 @@ pub struct Snapshot {
     pub tables: Tables,
     /// Backend ids that were used before, with the (even) generation that is to be counted on from.
     pub free: BTreeMap<BackendId, u32>,
+    /// Sizes of the arrays, which an operator may have chosen.
+    pub capacities: Capacities,
 }
 
 /// A map operation that failed.

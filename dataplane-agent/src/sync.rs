@@ -21,7 +21,7 @@ use self::{core::Core, retry::Retries, status::Reporter};
 use crate::{
     maps::{self, MapError, Maps},
     model::Change,
-    tables::{BackendId, BackendRow, pools::Capacities},
+    tables::{BackendId, BackendRow},
 };
 
 /// How the loop runs.
@@ -33,19 +33,12 @@ pub struct Options {
     pub min_interval: Duration,
     /// Where [`Status`] is written as JSON for `sluice status`; nowhere when absent.
     pub status_file: Option<PathBuf>,
-    /// Sizes of the arrays in the kernel.
-    pub capacities: Capacities,
 }
 
 impl Options {
     /// Defaults for the node `node_name`.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self {
-            node_name: node_name.into(),
-            min_interval: Duration::from_millis(10),
-            status_file: None,
-            capacities: Capacities::default(),
-        }
+        Self { node_name: node_name.into(), min_interval: Duration::from_millis(10), status_file: None }
     }
 }
 
@@ -74,7 +67,7 @@ pub async fn run<M: Maps + Send>(
     mut gone: impl BackendsGone,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), MapError> {
-    let mut core = Core::new(&options.node_name, maps.read()?, options.capacities);
+    let mut core = Core::new(&options.node_name, maps.read()?);
     let mut retries = Retries::default();
     let mut reporter = Reporter::new(&options, status);
     let mut next_round = Instant::now();

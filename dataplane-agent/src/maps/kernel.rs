@@ -22,7 +22,7 @@ use super::{
     pinned::{self, Access, PinnedError},
     syscall,
 };
-use crate::tables::{BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey};
+use crate::tables::{BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey, pools::Capacities};
 
 type A4 = [u32; 1];
 type A6 = [u32; 4];
@@ -77,7 +77,14 @@ impl KernelMaps {
 
 impl Maps for KernelMaps {
     fn read(&self) -> Result<Snapshot, MapError> {
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot {
+            capacities: Capacities {
+                slots: self.slots.entries,
+                backends4: self.backends4.entries,
+                backends6: self.backends6.entries,
+            },
+            ..Snapshot::default()
+        };
         let tables = &mut snapshot.tables;
         read_frontends(&self.frontends4, &mut tables.frontends)?;
         read_frontends(&self.frontends6, &mut tables.frontends)?;

@@ -7,7 +7,7 @@ use dataplane_common::Frontend;
 use super::{MapError, Maps, Snapshot};
 use crate::{
     plan::Op,
-    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables},
+    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables, pools::Capacities},
 };
 
 /// An in-memory twin of the kernel's maps that remembers what was done to it.
@@ -21,6 +21,8 @@ pub struct MemoryMaps {
     pub log: Vec<Op>,
     /// Operations that are to fail: those whose text starts with one of these.
     pub refuse: Vec<String>,
+    /// Sizes of the arrays.
+    pub capacities: Capacities,
 }
 
 impl MemoryMaps {
@@ -49,7 +51,7 @@ impl Maps for MemoryMaps {
     fn read(&self) -> Result<Snapshot, MapError> {
         let mut tables = self.rows.clone();
         tables.drop_uncounted_slots();
-        Ok(Snapshot { tables, free: self.free.clone() })
+        Ok(Snapshot { tables, free: self.free.clone(), capacities: self.capacities })
     }
 
     fn put_service_name(&mut self, id: u32, name: &str) -> Result<(), MapError> {

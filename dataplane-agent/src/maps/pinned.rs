@@ -61,7 +61,7 @@ pub enum PinnedError {
     },
     /// It is another map than this program expects.
     #[error(
-        "{path}: made by another version of sluice or with other sizes: {differences}; run `sluice cleanup`, then start \
+        "{path}: made by another version of sluice: {differences}; run `sluice cleanup`, then start \
          the agent again", path = .path.display()
     )]
     Layout {
@@ -159,11 +159,9 @@ fn differences(expected: &Layout, actual: &Layout) -> String {
     if actual.kind != expected.kind {
         found.push(differ("type", actual.kind, expected.kind));
     }
-    for (what, actual, expected) in [
-        ("key size", actual.key_size, expected.key_size),
-        ("value size", actual.value_size, expected.value_size),
-        ("capacity", actual.entries, expected.entries),
-    ] {
+    for (what, actual, expected) in
+        [("key size", actual.key_size, expected.key_size), ("value size", actual.value_size, expected.value_size)]
+    {
         if actual != expected {
             found.push(differ(what, actual, expected));
         }

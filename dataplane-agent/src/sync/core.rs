@@ -12,7 +12,7 @@ use crate::{
         Change, Source,
         cluster::{Cluster, Dirty},
     },
-    tables::{Tables, pools::Capacities},
+    tables::Tables,
 };
 
 /// What is wanted, what is installed, and what has to be looked at.
@@ -27,10 +27,10 @@ pub struct Core {
 
 impl Core {
     /// Starts with what the maps hold.
-    pub fn new(node_name: &str, snapshot: Snapshot, capacities: Capacities) -> Self {
+    pub fn new(node_name: &str, snapshot: Snapshot) -> Self {
         Self {
             cluster: Cluster::new(node_name),
-            installed: Installed::new(snapshot, capacities),
+            installed: Installed::new(snapshot),
             dirty: Dirty::default(),
             compared: false,
         }

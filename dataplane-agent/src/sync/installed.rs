@@ -17,7 +17,7 @@ use crate::{
     tables::{
         self, FrontendAddr, Tables, counted_ranges,
         layout::Port,
-        pools::{Capacities, NoRoom, Pools},
+        pools::{NoRoom, Pools},
         service::WantedPort,
         slots::{Block, SlotPool},
     },
@@ -51,8 +51,8 @@ impl Installed {
     ///
     /// Rows that no service name explains become ports of a nameless service, which no cluster has: the first round
     /// removes them, like those of any service that went while no agent was there.
-    pub fn new(snapshot: Snapshot, capacities: Capacities) -> Self {
-        let Snapshot { tables, free } = snapshot;
+    pub fn new(snapshot: Snapshot) -> Self {
+        let Snapshot { tables, free, capacities } = snapshot;
         let parts = tables.split();
         let mut this = Self {
             pools: Pools::new(capacities, parts.keys().copied(), &tables.backends, &free),

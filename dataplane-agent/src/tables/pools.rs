@@ -20,7 +20,7 @@ pub struct NoRoom {
 }
 
 /// Capacities of the arrays that are handed out piece by piece.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
     /// Of `slots`.
     pub slots: u32,

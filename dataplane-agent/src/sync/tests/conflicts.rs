@@ -64,8 +64,8 @@ fn a_failed_operation_stops_its_own_service_only_and_a_retry_completes_it() {
 
 #[test]
 fn a_full_map_is_named_and_other_services_go_on() {
-    let maps = MemoryMaps::default();
-    let mut agent = Agent::start_with(maps, Capacities { slots: 16, backends4: 4, backends6: 4 });
+    let capacities = crate::tables::pools::Capacities { slots: 16, backends4: 4, backends6: 4 };
+    let mut agent = Agent::start(MemoryMaps { capacities, ..MemoryMaps::default() });
     agent.sync();
     agent.apply([set_service("a", service(&["10.96.0.1"])), set_slice("a", "10.0.0.1 10.0.0.2")]);
     agent.core.take(set_service("b", service(&["10.96.0.2"])));
