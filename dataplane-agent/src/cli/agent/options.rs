@@ -18,7 +18,6 @@ use glob::Pattern;
 
 use crate::{
     datapath::{self, Pins, attach::TcMode, cgroup::SocketLb},
-    tables::pools::Capacities,
     watch::kube::Access,
 };
 
@@ -198,20 +197,6 @@ impl AgentArgs {
         Access { kubeconfig: self.kubeconfig.clone(), server: self.api_server.clone() }
     }
 
-    /// Sizes of the arrays that are handed out piece by piece.
-    pub fn capacities(&self) -> Capacities {
-        let mut capacities = Capacities::default();
-        for size in &self.map_size {
-            match size.map {
-                name if name == map::SLOTS.name => capacities.slots = size.entries,
-                name if name == map::BACKENDS4.name => capacities.backends4 = size.entries,
-                name if name == map::BACKENDS6.name => capacities.backends6 = size.entries,
-                _ => {}
-            }
-        }
-        capacities
-    }
-
     /// Options of the datapath that pins at `pins`.
     pub fn datapath(&self, pins: Pins) -> anyhow::Result<datapath::Options> {
         let mut entries = BTreeMap::new();
@@ -265,8 +250,6 @@ mod tests {
         let line = "--snat-ports 40000+4096 --hairpin-ipv4 169.254.9.9 --hairpin-ipv6 fd00::9 --tc clsact \
                     --map-size slots=1024,backends4=64 --cgroup-root /cg";
         let args = parse(line).unwrap();
-        let capacities = args.capacities();
-        assert_eq!((capacities.slots, capacities.backends4, capacities.backends6), (1024, 64, 256 << 10));
         let options = args.datapath(Pins::new("/bpf")).unwrap();
         assert_eq!((options.config.snat_port_first, options.config.snat_port_count), (40_000, 4096));
         assert_eq!(options.config.hairpin4.to_ip().to_string(), "169.254.9.9");

@@ -86,11 +86,7 @@ pub(super) async fn serve(
     let (status, mut ready) = watch::channel(Arc::new(Status::default()));
     let (stop, stopped) = oneshot::channel::<()>();
 
-    let options = sync::Options {
-        status_file: Some(args.status_file.clone()),
-        capacities: args.capacities(),
-        ..sync::Options::new(node.clone())
-    };
+    let options = sync::Options { status_file: Some(args.status_file.clone()), ..sync::Options::new(node.clone()) };
     let shutdown = async move { _ = stopped.await };
     let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, gone, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
