@@ -52,7 +52,9 @@ impl Port {
             };
             let ranges = self.lay_out_sets(&family_frontends, of, &mut desired, pools)?;
             for (addr, frontend) in family_frontends {
-                let mut flags = 0;
+                // Of the two, `outside` is what the Service says; `inside` may be wider.
+                let local = frontend.outside == TrafficPolicy::Local;
+                let mut flags = if local { Frontend::LOCAL_POLICY } else { 0 };
                 for (policy, flag) in
                     [(frontend.inside, Frontend::DROP_INSIDE), (frontend.outside, Frontend::DROP_OUTSIDE)]
                 {
