@@ -230,13 +230,13 @@ fn check_names_what_is_wrong_and_fails_on_errors_only() -> Result<()> {
     assert!(finding(&findings, "rp_filter")[0].1.starts_with("eth0 is strict"));
 
     node.output("tc", &["qdisc", "add", "dev", "eth0", "clsact"])?;
-    node.output("tc", &["filter", "add", "dev", "eth0", "ingress", "prio", "3", "matchall", "action", "ok"])?;
+    node.output("tc", &["filter", "add", "dev", "eth0", "ingress", "prio", "3", "bpf", "bytecode", "1,6 0 0 0,"])?;
     node.sysctls(&["ipv4/ip_forward=0", "ipv4/ip_local_port_range=10000 60999"])?;
     let output = node.sluice(&check)?;
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout);
     for line in [
-        "warning  tc hooks         eth0 ingress: matchall filter of priority 3: ",
+        "warning  tc hooks         eth0 ingress: bpf filter",
         "error    forwarding IPv4  off, so that no packet reaches a pod through this node: `sysctl -w net.ipv4.ip_forward=1`",
         "error    snat ports       12288-28671 overlaps the node's own ports 10000-60999: ",
     ] {
