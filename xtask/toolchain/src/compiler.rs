@@ -134,19 +134,18 @@ pub fn at_least(version: &str, min: (u32, u32)) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::script;
 
     /// A compiler that says `version` and has its source, under `prefix`.
     fn install(prefix: &Path, version: &str) {
         fs::create_dir_all(prefix.join("bin")).unwrap();
         fs::create_dir_all(prefix.join("lib/rustlib/src/rust/library/core")).unwrap();
-        let script = format!("#!/bin/sh\necho release: {version}\necho LLVM version: 22.1.8\n");
+        let says = format!("echo release: {version}\necho LLVM version: 22.1.8");
         for name in ["rustc", "cargo"] {
-            let path = prefix.join("bin").join(name);
-            fs::write(&path, &script).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            script::write(&prefix.join("bin").join(name), &says);
         }
     }
 

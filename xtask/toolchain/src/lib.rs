@@ -9,6 +9,8 @@ mod child;
 mod compiler;
 mod linker;
 mod object;
+#[cfg(test)]
+mod script;
 
 pub use child::clean;
 pub use compiler::{Compiler, MIN_RUST, NoCompiler, at_least, compiler};

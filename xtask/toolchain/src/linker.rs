@@ -88,7 +88,7 @@ fn llvm_of(path: &Path) -> Option<u32> {
     let file = fs::read(path).ok()?;
     file.windows(SONAME.len()).enumerate().filter(|(_, window)| *window == SONAME).find_map(|(at, _)| {
         // `libLLVM.so.22.1` or `libLLVM-22.so.1`.
-        let name = file[at + SONAME.len()..].split(|byte| *byte == 0).next()?;
+        let name = file[at + SONAME.len()..].split(|byte| *byte < 0x20).next()?;
         let name = std::str::from_utf8(name.get(..name.len().min(16))?).ok()?;
         let digits = name.strip_prefix(".so.").or_else(|| name.strip_prefix('-'))?;
         digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -97,17 +97,15 @@ fn llvm_of(path: &Path) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::script;
 
     /// What is said about a linker of `version` whose file mentions `library`, for a compiler of LLVM 22.
     #[track_caller]
     fn check(version: &str, library: &str, expected: Result<(), &str>) {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("bpf-linker");
-        fs::write(&path, format!("#!/bin/sh\necho bpf-linker {version}\nexit 0\n{library}\0")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        script::write(&path, &format!("echo bpf-linker {version}\nexit 0\n{library}\u{1}"));
         let compiler = Compiler { rustc: "/r".into(), cargo: "/c".into(), version: "1.96.0".into(), llvm: 22 };
         let search = Search { path: vec![root.path().into()], ..Search::default() };
         let found = linker(&search, &compiler).map(|_| ()).map_err(|none| none.seen[0].1.clone());
