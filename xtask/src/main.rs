@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod parity;
 mod privilege;
 mod progress;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check and every test; the last line counts them
     Test(test::Arguments),
+    /// Say which tests show each behaviour of docs/parity.md; fails when one has neither test nor reason
+    Parity,
     /// Check the house rules that no lint can see
     Tidy,
     /// Load every program in every configuration, and compare its costs with docs/costs.json
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Parity => parity::run(),
         Command::Tidy => tidy::run(),
         Command::Verify(arguments) => verify::run(&arguments),
     };

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the house rules that neither the compiler nor a lint can see.
 
 mod layers;
-mod sources;
+pub(crate) mod sources;
 mod words;
 
 use std::process::ExitCode;

@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// One `.rs` file.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Relative to the workspace.
-    pub(super) path: PathBuf,
-    pub(super) text: String,
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -30,7 +30,7 @@ impl Source {
 }
 
 /// Every source file, in a stable order.
-pub(super) fn read_all() -> Result<Vec<Source>> {
+pub(crate) fn read_all() -> Result<Vec<Source>> {
     let mut paths = Vec::new();
     collect(workspace::root(), &mut paths)?;
     paths.sort();
