@@ -86,6 +86,12 @@ impl Agent {
         self.process.id()
     }
 
+    /// What the agent says of itself.
+    pub fn read_status(&self) -> Result<Status> {
+        let text = fs::read_to_string(&self.status).with_context(|| format!("no {}", self.status.display()))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {

@@ -41,7 +41,17 @@ fn directory() -> Result<PathBuf> {
 
 fn build(cargo: &PathBuf) -> Result<()> {
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "dataplane-agent", "--bin", "sluice"]);
+    // Together with this package, so that shared dependencies keep the features that they have been built with.
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "dataplane-tests",
+        "--package",
+        "dataplane-agent",
+        "--bin",
+        "sluice",
+    ]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     if directory()?.ends_with("release") {
         command.arg("--release");

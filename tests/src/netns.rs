@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
+    errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
@@ -29,7 +30,7 @@ pub struct Netns {
 impl Netns {
     /// Creates the namespace `name`, with its loopback device up.
     pub fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        share_directory().with_context(|| format!("cannot prepare {DIRECTORY}"))?;
         let path = Path::new(DIRECTORY).join(name);
         File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let file = mount_new(&path).and_then(|()| Ok(File::open(&path)?)).inspect_err(|_| remove(&path));
@@ -56,12 +57,7 @@ impl Netns {
 
     /// Runs `work` on a fresh thread inside the namespace; a panic in there goes on out here.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let inside = || -> Result<T> {
-            setns(&self.file, CloneFlags::CLONE_NEWNET)
-                .with_context(|| format!("cannot enter the network namespace {}", self.name))?;
-            Ok(work())
-        };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+        run_in(&self.file, work).with_context(|| format!("cannot enter the network namespace {}", self.name))
     }
 
     /// Runs the lines of `script` as `ip` commands, in one process.
@@ -116,11 +112,39 @@ impl Drop for Netns {
     }
 }
 
+/// Runs `work` on a fresh thread inside the namespace behind `file`; a panic in there goes on out here.
+pub fn run_in<T: Send>(file: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let inside = || -> io::Result<T> {
+        setns(file, CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    };
+    thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 /// Removes the name `path`; the namespace itself ends with the last process and socket in it.
 pub fn remove(path: &Path) {
     // Either may fail on a half-made name; a name that stays is found again by the next run.
     umount2(path, MntFlags::MNT_DETACH).ok();
     fs::remove_file(path).ok();
+}
+
+/// Makes the directory of names a shared mount of its own, as `ip netns add` does: were it left to a later call of that, the
+/// new mount would hide the names made here.
+fn share_directory() -> Result<()> {
+    let none = None::<&str>;
+    let share = || mount(none, DIRECTORY, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+    fs::create_dir_all(DIRECTORY)?;
+    // The lock that `ip netns` takes, too.
+    let directory = File::open(DIRECTORY)?;
+    directory.lock()?;
+    match share() {
+        // Not a mount point yet.
+        Err(Errno::EINVAL) => {
+            mount(Some(DIRECTORY), DIRECTORY, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+            Ok(share()?)
+        }
+        result => Ok(result?),
+    }
 }
 
 /// Makes a namespace on a thread of its own and binds it to `path`.

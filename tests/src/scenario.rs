@@ -52,21 +52,32 @@ pub const HOST_FAR: u16 = 30085;
 impl Scenario {
     /// Builds the cluster, writes the services and starts the agents with `arguments`.
     pub fn new(wiring: Wiring, arguments: &[&str]) -> Result<Self> {
-        Self::with_options(wiring, AgentOptions::with(arguments))
+        Self::start(Self::topology(wiring), AgentOptions::with(arguments))
     }
 
-    /// The same with options that are more than arguments.
-    pub fn with_options(wiring: Wiring, options: AgentOptions) -> Result<Self> {
-        let mut scenario = Self::without_agents(wiring, options)?;
+    /// The same without reverse-path filtering on the nodes.
+    pub fn loose(wiring: Wiring, arguments: &[&str]) -> Result<Self> {
+        Self::start(Self::topology(wiring).loose(), AgentOptions::with(arguments))
+    }
+
+    fn topology(wiring: Wiring) -> Topology {
+        Topology::two_nodes(wiring, &["client", "web-a"], &["web-b", "web-c"])
+    }
+
+    fn start(topology: Topology, options: AgentOptions) -> Result<Self> {
+        let mut scenario = Self::without_agents(topology, options)?;
         scenario.write_services()?;
-        let options = scenario.options.clone();
-        scenario.cluster.start_agents(&options)?;
+        scenario.start_agents()?;
         Ok(scenario)
     }
 
-    /// The same without any manifest and before any agent runs.
-    pub fn without_agents(wiring: Wiring, options: AgentOptions) -> Result<Self> {
-        let cluster = Cluster::new(Topology::two_nodes(wiring, &["client", "web-a"], &["web-b", "web-c"]))?;
+    /// The cluster before any manifest is written and any agent runs.
+    pub fn bare(wiring: Wiring) -> Result<Self> {
+        Self::without_agents(Self::topology(wiring), AgentOptions::default())
+    }
+
+    fn without_agents(topology: Topology, options: AgentOptions) -> Result<Self> {
+        let cluster = Cluster::new(topology)?;
         cluster.serve(&["web-a", "web-b", "web-c"], POD_PORT)?;
         for node in &cluster.nodes {
             node.host.serve(HOST_PORT)?;
@@ -106,6 +117,11 @@ impl Scenario {
             (&self.host_near, host("a")),
             (&self.host_far, host("b")),
         ]
+    }
+
+    /// Starts the agents with the scenario's options.
+    pub fn start_agents(&mut self) -> Result<()> {
+        self.cluster.start_agents(&self.options)
     }
 
     /// The pod that asks.

@@ -98,6 +98,11 @@ impl Topology {
         let nodes = nodes.iter().map(|(node, pods)| ((*node).to_owned(), owned(pods))).collect();
         Self { wiring, nodes, strict_rp_filter: true }
     }
+
+    /// The same without reverse-path filtering.
+    pub fn loose(self) -> Self {
+        Self { strict_rp_filter: false, ..self }
+    }
 }
 
 /// The network that the nodes are on, with its router at `.1` and `::1`.

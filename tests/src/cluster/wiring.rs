@@ -10,7 +10,7 @@ use crate::{
     topology::{self, Addresses, ROUTER, SERVICE_CIDRS, Topology, Wiring},
 };
 
-/// Addresses are usable at once, and nothing is configured by router advertisements.
+/// Addresses are usable at once, nothing is configured by router advertisements, and errors are always told.
 const EVERYWHERE: &[&str] = &[
     "ipv6/conf/all/accept_dad=0",
     "ipv6/conf/default/accept_dad=0",
@@ -18,6 +18,9 @@ const EVERYWHERE: &[&str] = &[
     "ipv6/conf/all/accept_ra=0",
     "ipv6/conf/default/accept_ra=0",
     "ipv6/conf/default/router_solicitations=0",
+    // By default one ICMP error a second for each destination: clients would wait for what they were not told.
+    "ipv4/icmp_ratelimit=0",
+    "ipv6/icmp/ratelimit=0",
 ];
 const FORWARDING: &[&str] = &["ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/forwarding=1"];
 
