@@ -68,6 +68,13 @@ drop_reasons! {
 impl DropReason {
     /// Number of reasons; the size of the array `drops`.
     pub const COUNT: u32 = Self::ALL.len() as u32;
+
+    /// Whether the client is told at once, as by a host without a listener.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_answered(self) -> bool {
+        matches!(self, Self::NoEndpoints | Self::UndefinedPort)
+    }
 }
 
 impl fmt::Display for DropReason {

@@ -1,7 +1,6 @@
 //! Answers in the name of a destination: TCP RST and ICMP errors, made out of the packet they answer.
 
-use dataplane_common::{DropReason, Protocol, conntrack::TcpFlags};
-use network_types::tcp::TcpHdr;
+use dataplane_common::{Protocol, conntrack::TcpFlags};
 
 use crate::{
     checksum,
@@ -13,28 +12,29 @@ use crate::{
 
 /// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP.
 ///
-/// Afterwards the packet is the answer, up to its link-layer addresses.
+/// Afterwards the packet is the answer, up to its link-layer addresses. False when it must not or cannot be answered.
 #[inline(always)]
-pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<()> {
-    if headers.key.protocol == Protocol::Tcp as u8 {
-        reset::<F>(packet, headers)
-    } else {
-        icmp_error::<F>(packet, headers, IcmpError::PortUnreachable)
+pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<bool> {
+    // A RST is never answered.
+    if !F::is_answerable(headers) || headers.tcp.0 & TcpFlags::RST.0 != 0 {
+        return Ok(false);
     }
+    if headers.key.protocol == Protocol::Tcp as u8 {
+        reset::<F>(packet, headers)?;
+    } else {
+        icmp_error::<F>(packet, headers, IcmpError::PortUnreachable)?;
+    }
+    Ok(true)
 }
 
 #[inline(always)]
 fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<()> {
-    // A RST is never answered.
-    if headers.tcp.0 & TcpFlags::RST.0 != 0 {
-        return Err(DropReason::NoEndpoints);
-    }
     let [_, sequence, acknowledged, offset_and_flags, _] = packet.words::<5>(headers.transport)?;
     let partial = packet.probe_partial_checksum(headers.transport + checksum_offset(headers.key.protocol))?;
     let header_len = (u32::from_be(offset_and_flags) >> 28) * 4;
     let payload = F::transport_len(packet, headers)?.wrapping_sub(header_len);
-    packet.truncate(headers.transport + TcpHdr::LEN)?;
-    F::write_answer_header(packet, headers, TcpHdr::LEN)?;
+    packet.truncate(headers.transport + TCP_LEN)?;
+    F::write_answer_header(packet, headers, TCP_LEN)?;
 
     let flags = headers.tcp.0;
     let (sequence, acknowledged, answer) = if flags & TcpFlags::ACK.0 != 0 {
@@ -50,7 +50,7 @@ fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> St
     let pseudo = checksum::sum(&headers.key.src)
         + checksum::sum(&headers.key.dst)
         + u64::from(u32::from(headers.key.protocol).to_be())
-        + u64::from((TcpHdr::LEN as u32).to_be());
+        + u64::from((TCP_LEN as u32).to_be());
     // A device that completes the checksum wants the pseudo header's sum in the field, everyone else the checksum.
     let check = if partial {
         !checksum::complement(pseudo)
@@ -64,22 +64,43 @@ fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> St
 /// Turns the packet into an ICMP error about itself, quoting its network header and the start of its transport header.
 #[inline(always)]
 pub fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, error: IcmpError) -> Step<()> {
-    let tcp = headers.key.protocol == Protocol::Tcp as u8;
-    let check = headers.transport + checksum_offset(headers.key.protocol);
-    let original = packet.half(check)?;
-    let partial = packet.probe_partial_checksum(check)?;
-    *packet.at_mut::<[u8; 2]>(check)? = original.to_ne_bytes();
-    // The kernel does not cut into a header whose checksum the device completes, so a TCP header is quoted whole.
-    let quoted = if tcp { TcpHdr::LEN } else { 8 };
-    packet.truncate(headers.transport + quoted)?;
-    let sum = if partial {
-        // The device makes the quoted part and its pseudo header sum to zero; the field holds the pseudo header's sum.
-        u64::from(!original)
-    } else if tcp {
-        checksum::sum_words(&packet.words::<5>(headers.transport)?)
+    let protocol = headers.key.protocol;
+    let sum = if protocol == Protocol::Sctp as u8 {
+        // The kernel does not cut into a checksum that the device completes, so SCTP's header is quoted whole.
+        packet.truncate(headers.transport + SCTP_LEN)?;
+        checksum::sum_words(&packet.words::<3>(headers.transport)?)
     } else {
-        checksum::sum_words(&packet.words::<2>(headers.transport)?)
+        let check = headers.transport + checksum_offset(protocol);
+        let original = packet.half(check)?;
+        let partial = packet.probe_partial_checksum(check)?;
+        *packet.at_mut::<[u8; 2]>(check)? = original.to_ne_bytes();
+        // For the same reason TCP's is.
+        packet.truncate(headers.transport + quoted(protocol))?;
+        if partial {
+            // The device makes the quoted part and its pseudo header sum to zero; the field holds the pseudo header's sum.
+            u64::from(!original)
+        } else if protocol == Protocol::Tcp as u8 {
+            checksum::sum_words(&packet.words::<5>(headers.transport)?)
+        } else {
+            checksum::sum_words(&packet.words::<2>(headers.transport)?)
+        }
     };
     packet.insert_after_ethernet(F::ICMP_ERROR_LEN)?;
-    F::write_icmp_error(packet, headers, error, quoted, sum)
+    F::write_icmp_error(packet, headers, error, quoted(protocol), sum)
 }
+
+/// Bytes of the transport header that an ICMP error quotes.
+#[inline(always)]
+const fn quoted(protocol: u8) -> usize {
+    if protocol == Protocol::Tcp as u8 {
+        TCP_LEN
+    } else if protocol == Protocol::Sctp as u8 {
+        SCTP_LEN
+    } else {
+        UDP_LEN
+    }
+}
+
+const TCP_LEN: usize = 20;
+const UDP_LEN: usize = 8;
+const SCTP_LEN: usize = 12;

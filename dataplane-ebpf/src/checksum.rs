@@ -23,10 +23,16 @@ pub const fn updated(check: [u8; 2], difference: u32) -> [u8; 2] {
     (!fold16(fold32(sum))).to_ne_bytes()
 }
 
+/// What a change of a source and a destination adds to a sum over them.
+#[inline(always)]
+pub fn address_change<A: Addr>(old_src: &A, new_src: &A, old_dst: &A, new_dst: &A) -> u32 {
+    fold32(replaced(old_src, new_src) + replaced(old_dst, new_dst))
+}
+
 /// What a change of the addresses from `old` to `new` adds to a sum over them.
 #[inline(always)]
 pub fn address_difference<A: Addr>(old: &FlowKey<A>, new: &FlowKey<A>) -> u32 {
-    fold32(replaced(&old.src, &new.src) + replaced(&old.dst, &new.dst))
+    address_change(&old.src, &new.src, &old.dst, &new.dst)
 }
 
 /// The same for the ports; zero when they stay.

@@ -2,12 +2,12 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+    helpers::bpf_get_prandom_u32,
 };
 use dataplane_common::{Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks};
 
 use crate::{
-    config,
+    clock, config,
     family::{Datapath, Headers},
     maps::Table as _,
     verdict::Step,
@@ -40,13 +40,6 @@ pub struct Opening {
     pub allocate_port: bool,
 }
 
-/// The present tick.
-#[inline(always)]
-fn now() -> Ticks {
-    // SAFETY: the helper has no preconditions. Coarse: one load, and ticks are far coarser.
-    Ticks::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
-}
-
 /// Finds the packet's flow, and moves its state when the packet is translated at this `side`.
 ///
 /// This is the established path: one conntrack lookup, and for UDP one array lookup for the backend's generation. What the
@@ -60,7 +53,7 @@ pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: 
     if flow.side != side as u8 {
         return Tracked::Elsewhere;
     }
-    let now = now();
+    let now = clock::now();
     let protocol = headers.key.protocol;
     let direction = if flow.direction == Direction::Original as u8 { Direction::Original } else { Direction::Reply };
     if matches!(direction, Direction::Original) && is_over::<F>(headers, flow, now) {
@@ -83,6 +76,24 @@ pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: 
         share_state::<F>(to, state, now);
     }
     Tracked::Translate(next)
+}
+
+/// Finds the flow that an ICMP error's quoted packet belongs to, when errors of its direction are translated at this
+/// `side`: the tuple that a packet in the error's direction becomes is written to `to`, and its way is returned.
+#[inline(always)]
+pub fn track_error<F: Datapath>(quoted: &FlowKey<F::Addr>, side: Side, to: &mut FlowKey<F::Addr>) -> Option<u8> {
+    // The error travels against the packet it quotes.
+    let flow = F::conntrack().find(&quoted.reversed())?;
+    // SAFETY: words are read from an entry that the map keeps readable.
+    let flow = unsafe { &*flow };
+    if flow.side != side as u8 {
+        return None;
+    }
+    to.src = flow.src;
+    to.dst = flow.dst;
+    to.src_port = flow.src_port;
+    to.dst_port = flow.dst_port;
+    Some(flow.next)
 }
 
 /// Whether a packet of the original direction starts something new although its tuple has an entry.
@@ -136,15 +147,10 @@ fn share_state<F: Datapath>(translated: &FlowKey<F::Addr>, state: FlowState, now
 ///
 /// The reply entry comes first and only where none is: it reserves the tuple that the backend will answer.
 #[inline(always)]
-pub fn open<F: Datapath>(
-    headers: &Headers<F::Addr>,
-    to: &mut FlowKey<F::Addr>,
-    opening: &Opening,
-    len: u32,
-) -> Step<()> {
-    let now = now();
+pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, opening: &Opening) -> Step<()> {
+    let now = clock::now();
     let key = &headers.key;
-    let state = FlowState::default().after(Direction::Original, headers.tcp);
+    let state = FlowState::default();
     let mut flow = Flow {
         packets: 0,
         bytes: 0,
@@ -162,8 +168,6 @@ pub fn open<F: Datapath>(
         state,
     };
     reserve::<F>(to, &flow, opening.allocate_port, now)?;
-    flow.packets = 1;
-    flow.bytes = u64::from(len);
     flow.src = to.src;
     flow.dst = to.dst;
     flow.src_port = to.src_port;
@@ -177,8 +181,12 @@ pub fn open<F: Datapath>(
 /// Inserts the reply entry `reply`, trying other source ports for `to` while its tuple belongs to another flow.
 #[inline(always)]
 fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, allocate_port: bool, now: Ticks) -> Step<()> {
+    let sctp = to.protocol == Protocol::Sctp as u8;
     for attempt in 0..PORT_ATTEMPTS {
-        if allocate_port || attempt > 0 {
+        if sctp && attempt > 0 {
+            return Err(DropReason::SctpPort);
+        }
+        if !sctp && (allocate_port || attempt > 0) {
             // SAFETY: the helper has no preconditions.
             to.src_port = config::snat_port(unsafe { bpf_get_prandom_u32() });
         }

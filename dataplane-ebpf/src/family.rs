@@ -3,25 +3,68 @@
 mod v4;
 mod v6;
 
-use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, conntrack::TcpFlags};
-use network_types::{tcp::TcpHdr, udp::UdpHdr};
-
 use crate::{
     forward::FibRequest,
-    maps::{Backends, Conntrack, Frontends, LocalAddrs, SnatAddrs, Sockets},
+    maps::{
+        Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets, SourceRanges,
+    },
     packet::Packet,
     verdict::Step,
 };
+use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, conntrack::TcpFlags};
 
-/// A packet that translation may concern: TCP or UDP with its whole transport header in this packet.
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Its first fragment, with the transport header.
+    First,
+    /// A later fragment: addresses only.
+    Later,
+}
+
+/// A packet that translation may concern: TCP, UDP or SCTP.
 pub struct Headers<A> {
-    /// Addresses, ports and protocol.
+    /// Addresses, ports and protocol; a later fragment has no ports until its datagram is found.
     pub key: FlowKey<A>,
     /// Offset of the transport header.
     pub transport: usize,
-    /// TCP flags; empty for UDP.
+    /// TCP flags; empty for other protocols.
     pub tcp: TcpFlags,
     /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Which part of a datagram it is.
+    pub part: Part,
+    /// The datagram's identification, as it lies in the packet, unless it is whole.
+    pub datagram: u32,
+}
+
+/// What a packet turns out to be.
+pub enum Parsed<A> {
+    /// Nothing that is translated: it passes.
+    Other,
+    /// Part of a flow.
+    Flow(Headers<A>),
+    /// An ICMP message, which may be an error about a flow.
+    Icmp,
+}
+
+/// An ICMP error and the packet it quotes.
+pub struct Quote<A> {
+    /// The quoted packet's addresses, ports and protocol.
+    pub key: FlowKey<A>,
+    /// Who sent the error.
+    pub src: A,
+    /// Who gets it.
+    pub dst: A,
+    /// Offset of the ICMP header.
+    pub icmp: usize,
+    /// Offset of the quoted network header.
+    pub network: usize,
+    /// Offset of the quoted transport header.
+    pub transport: usize,
+    /// TTL or hop limit of the packet that carries the error.
     pub hop_limit: u8,
 }
 
@@ -57,11 +100,34 @@ pub trait Datapath: Family {
     /// Source address of hairpins.
     fn hairpin() -> Self::Addr;
 
-    /// Reads the headers; `None` for anything that is not translated and passes.
-    fn parse(packet: &Packet<'_>) -> Option<Headers<Self::Addr>>;
+    fn affinity() -> &'static Affinities<Self::Addr>;
+    fn fragments() -> &'static Fragments<Self::Addr>;
+    fn source_ranges() -> &'static SourceRanges<Self::Addr>;
+    fn cidrs() -> &'static Cidrs<Self::Addr>;
 
-    /// Writes both addresses; `difference` is what that adds to a sum over them.
-    fn write_addresses(packet: &mut Packet<'_>, src: &Self::Addr, dst: &Self::Addr, difference: u32) -> Step<()>;
+    /// Reads the headers; `None` for what is cut short.
+    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Self::Addr>>;
+
+    /// Reads an ICMP error and the packet it quotes; `None` for other messages.
+    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Self::Addr>>;
+
+    /// Whether an answer can be made out of the packet: its headers are the plain ones.
+    fn is_answerable(headers: &Headers<Self::Addr>) -> bool;
+
+    /// Writes both addresses of the network header at `offset`; `difference` is what that adds to a sum over them.
+    fn write_addresses(
+        packet: &mut Packet<'_>,
+        offset: usize,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        difference: u32,
+    ) -> Step<()>;
+
+    /// What a change of a quoted packet's addresses adds to the ICMP checksum. IPv4's own header checksum makes up for it.
+    fn quoted_difference(addresses: u32) -> u32;
+
+    /// What a change of the outer addresses adds to the ICMP checksum: only ICMPv6 has a pseudo header.
+    fn icmp_pseudo_difference(addresses: u32) -> u32;
 
     /// Bytes of the transport header and its payload as the network header says: a short frame may be padded behind them.
     fn transport_len(packet: &Packet<'_>, headers: &Headers<Self::Addr>) -> Step<u32>;
@@ -87,38 +153,65 @@ pub trait Datapath: Family {
     ) -> Step<()>;
 }
 
-/// Reads the transport header at `offset`.
-#[inline(always)]
-fn parse_transport<A: Addr>(
-    packet: &Packet<'_>,
-    protocol: u8,
+/// What the network header says of a packet, before its transport header is read.
+struct Network<A> {
     src: A,
     dst: A,
-    offset: usize,
+    protocol: u8,
+    transport: usize,
     hop_limit: u8,
-) -> Option<Headers<A>> {
-    let (src_port, dst_port, tcp) = if protocol == Protocol::Tcp as u8 {
-        let header = packet.at::<TcpHdr>(offset)?;
-        // The flags are the 14th byte; the bit field around them has no accessor for all of them at once.
-        let flags = packet.at::<[u8; 14]>(offset)?[13];
-        (header.source, header.dest, TcpFlags(flags))
-    } else if protocol == Protocol::Udp as u8 {
-        let header = packet.at::<UdpHdr>(offset)?;
-        (header.src, header.dst, TcpFlags::default())
+    part: Part,
+    datagram: u32,
+}
+
+/// Reads the transport header behind a network header; `None` for other protocols and for what is cut short.
+#[inline(always)]
+fn parse_transport<A: Addr>(packet: &Packet<'_>, network: &Network<A>) -> Option<Headers<A>> {
+    let Network { src, dst, protocol, transport, hop_limit, part, datagram } = *network;
+    let (ports, tcp) = if part == Part::Later {
+        Protocol::from_number(protocol)?;
+        (0, TcpFlags::default())
+    } else if protocol == Protocol::Tcp as u8 {
+        // Ports are the first word, flags the 14th byte.
+        let [ports, _, _, flags, _] = packet.words::<5>(transport).ok()?;
+        (ports, TcpFlags((flags >> 8) as u8))
+    } else if protocol == Protocol::Udp as u8 || protocol == Protocol::Sctp as u8 {
+        let [ports, _] = packet.words::<2>(transport).ok()?;
+        (ports, TcpFlags::default())
     } else {
         return None;
     };
-    Some(Headers {
-        key: FlowKey {
-            src,
-            dst,
-            src_port: BePort(u16::from_ne_bytes(src_port)),
-            dst_port: BePort(u16::from_ne_bytes(dst_port)),
-            protocol,
-            pad: [0; 3],
-        },
-        transport: offset,
-        tcp,
-        hop_limit,
+    let key = FlowKey {
+        src,
+        dst,
+        src_port: BePort(ports as u16),
+        dst_port: BePort((ports >> 16) as u16),
+        protocol,
+        pad: [0; 3],
+    };
+    Some(Headers { key, transport, tcp, hop_limit, part, datagram })
+}
+
+/// Length of an ICMP header.
+const ICMP_LEN: usize = 8;
+
+/// Bytes of an ICMP error that are read: Ethernet, both network headers, and the start of the quoted transport header.
+const QUOTE_LINEAR: u32 = 14 + 40 + 8 + 40 + 20;
+
+/// The tuple of a quoted packet, of which only eight bytes behind its network header are certain.
+#[inline(always)]
+fn parse_quoted_ports<A: Addr>(packet: &Packet<'_>, network: &Network<A>) -> Option<FlowKey<A>> {
+    Protocol::from_number(network.protocol)?;
+    if network.part == Part::Later {
+        return None;
+    }
+    let [ports, _] = packet.words::<2>(network.transport).ok()?;
+    Some(FlowKey {
+        src: network.src,
+        dst: network.dst,
+        src_port: BePort(ports as u16),
+        dst_port: BePort((ports >> 16) as u16),
+        protocol: network.protocol,
+        pad: [0; 3],
     })
 }

@@ -4,12 +4,16 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod affinity;
 mod answer;
 mod checksum;
+mod clock;
 mod config;
 mod conntrack;
 mod family;
 mod forward;
+mod fragments;
+mod hook;
 mod maps;
 mod nat;
 mod packet;
@@ -26,10 +30,9 @@ use dataplane_common::{V4, V6};
 
 use crate::{
     family::Datapath,
-    packet::Packet,
-    pipeline::{FromPod, FromUplink, Hook, ToUplink},
+    hook::{FromPod, FromUplink, Hook, ToPod, ToUplink},
     socket::{Inet, Inet6, Mapped, is_mapped},
-    verdict::{Verdict, finish},
+    verdict::Outcome,
 };
 
 /// tc ingress of a pod's host-side interface.
@@ -41,12 +44,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// tc egress of a pod's host-side interface.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    let mut packet = Packet::new(&ctx);
-    finish(match packet.ether_type() {
-        V4::ETHER_TYPE => pipeline::run_to_pod::<V4>(&mut packet),
-        V6::ETHER_TYPE => pipeline::run_to_pod::<V6>(&mut packet),
-        _ => Ok(Verdict::Pass),
-    })
+    run::<ToPod>(&ctx)
 }
 
 /// tc ingress of an uplink.
@@ -61,15 +59,15 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     run::<ToUplink>(&ctx)
 }
 
-/// Runs the hook's stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
+/// Runs the stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
 #[inline(always)]
 fn run<H: Hook>(ctx: &TcContext) -> i32 {
-    let mut packet = Packet::new(ctx);
-    finish(match packet.ether_type() {
-        V4::ETHER_TYPE => pipeline::run::<H, V4>(&mut packet),
-        V6::ETHER_TYPE => pipeline::run::<H, V6>(&mut packet),
-        _ => Ok(Verdict::Pass),
-    })
+    // The EtherType in network byte order, after any VLAN tags.
+    match ctx.skb.protocol() as u16 {
+        V4::ETHER_TYPE => pipeline::run::<H, V4>(ctx.skb.skb),
+        V6::ETHER_TYPE => pipeline::run::<H, V6>(ctx.skb.skb),
+        _ => Outcome::PASS.into_tc(),
+    }
 }
 
 /// `connect(2)` of `AF_INET` sockets.

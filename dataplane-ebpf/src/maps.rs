@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
 use dataplane_common::{
     Affinity, AffinityKey, Backend, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
@@ -121,6 +121,22 @@ impl<K, V> Table<K> for LruHashMap<K, V> {
 
     #[inline(always)]
     fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
+        count(Operation::Update);
+        self.insert(key, value, flags)
+    }
+}
+
+impl<K, V> Table<Key<K>> for LpmTrie<K, V> {
+    type Value = V;
+
+    #[inline(always)]
+    fn find(&self, key: &Key<K>) -> Option<*mut V> {
+        count(Operation::Lookup);
+        self.get(key).map(|value| core::ptr::from_ref(value).cast_mut())
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &Key<K>, value: &V, flags: u64) -> Result<(), i32> {
         count(Operation::Update);
         self.insert(key, value, flags)
     }

@@ -1,17 +1,14 @@
 //! The packet at a tc hook: bounds-checked reads and writes, and the checksum helpers.
 
+use core::{marker::PhantomData, mem::offset_of};
+
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::__sk_buff,
-    helpers::{bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail},
+    helpers::{bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data},
     programs::TcContext,
 };
 use dataplane_common::DropReason;
-use network_types::{
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-    udp::UdpHdr,
-};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::verdict::Step;
 
@@ -36,43 +33,78 @@ unsafe impl<const N: usize> Plain for [[u8; 4]; N] {}
 unsafe impl Plain for Ipv4Hdr {}
 // SAFETY: made of bytes and byte arrays.
 unsafe impl Plain for Ipv6Hdr {}
-// SAFETY: made of bytes and byte arrays.
-unsafe impl Plain for TcpHdr {}
-// SAFETY: made of byte arrays.
-unsafe impl Plain for UdpHdr {}
 
 /// A packet at a tc hook.
 ///
 /// Reads take `&self` and rewrites `&mut self`, so a reference into the packet cannot outlive a helper that moves it: what
 /// the verifier would refuse does not compile.
 pub struct Packet<'a> {
-    ctx: &'a TcContext,
+    skb: *mut __sk_buff,
+    context: PhantomData<&'a TcContext>,
 }
 
-impl<'a> Packet<'a> {
+impl Packet<'_> {
     /// Makes the headers readable in place.
+    ///
+    /// # Safety
+    ///
+    /// `skb` is the context of the running program.
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext) -> Self {
-        let packet = Self { ctx };
-        let want = if ctx.len() < LINEAR { ctx.len() } else { LINEAR };
-        if packet.data() + want as usize > packet.data_end() {
-            // A failure leaves the packet as it is: the reads below find too little and the packet passes.
-            let _unread = ctx.pull_data(want);
-        }
+    pub unsafe fn new(skb: *mut __sk_buff) -> Self {
+        let mut packet = Self { skb, context: PhantomData };
+        packet.pull(LINEAR);
         packet
+    }
+
+    /// The same for a packet whose headers have been made readable before.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Packet::new`].
+    #[inline(always)]
+    pub unsafe fn pulled(skb: *mut __sk_buff) -> Self {
+        Self { skb, context: PhantomData }
+    }
+
+    /// Makes the first `len` bytes, or as many as there are, readable in place.
+    #[inline(always)]
+    pub fn pull(&mut self, len: u32) {
+        let want = if self.len() < len { self.len() } else { len };
+        if self.data() + want as usize > self.data_end() {
+            // SAFETY: the context is valid while the program runs. A failure leaves the packet as it is: the reads that
+            // follow find too little and the packet passes.
+            let _unread = unsafe { bpf_skb_pull_data(self.skb, want) };
+        }
+    }
+
+    /// A field of the context.
+    ///
+    /// The verifier wants context fields read at a constant offset from the context itself. Left to itself LLVM keeps the
+    /// sum of both in a register, which is refused; an instruction written out is left alone.
+    #[inline(always)]
+    fn field<const OFFSET: usize>(&self) -> u32 {
+        let value: u64;
+        // SAFETY: reads four bytes of the context, all of which every tc program may read.
+        unsafe {
+            core::arch::asm!(
+                "{0} = *(u32 *)({1} + {2})",
+                out(reg) value, in(reg) self.skb, const OFFSET,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        value as u32
     }
 
     /// Start of the packet.
     #[inline(always)]
     fn data(&self) -> usize {
         let data: u64;
-        // The verifier wants context fields read at a constant offset from the context itself. Left to itself LLVM keeps
-        // the sum in a register, which is refused; an instruction written out is left alone.
-        // SAFETY: reads `__sk_buff::data`, which every tc program may.
+        // Not through `field`: for the verifier this is a pointer, which must not be cut to 32 bits.
+        // SAFETY: as in `field`.
         unsafe {
             core::arch::asm!(
                 "{0} = *(u32 *)({1} + {2})",
-                out(reg) data, in(reg) self.raw(), const core::mem::offset_of!(__sk_buff, data),
+                out(reg) data, in(reg) self.skb, const offset_of!(__sk_buff, data),
                 options(nostack, readonly, preserves_flags),
             );
         }
@@ -87,43 +119,35 @@ impl<'a> Packet<'a> {
         unsafe {
             core::arch::asm!(
                 "{0} = *(u32 *)({1} + {2})",
-                out(reg) data_end, in(reg) self.raw(), const core::mem::offset_of!(__sk_buff, data_end),
+                out(reg) data_end, in(reg) self.skb, const offset_of!(__sk_buff, data_end),
                 options(nostack, readonly, preserves_flags),
             );
         }
         data_end as usize
     }
 
-    /// The EtherType in network byte order, after any VLAN tags.
-    #[inline(always)]
-    pub fn ether_type(&self) -> u16 {
-        self.ctx.skb.protocol() as u16
-    }
-
     /// Length in bytes from the Ethernet header on.
     #[inline(always)]
     pub fn len(&self) -> u32 {
-        self.ctx.len()
+        self.field::<{ offset_of!(__sk_buff, len) }>()
     }
 
     /// The interface whose hook this is.
     #[inline(always)]
     pub fn interface(&self) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw()).ifindex }
+        self.field::<{ offset_of!(__sk_buff, ifindex) }>()
     }
 
     /// Whether the packet was sent by a socket of this node rather than received.
     #[inline(always)]
     pub fn is_locally_sent(&self) -> bool {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.raw()).ingress_ifindex == 0 }
+        self.field::<{ offset_of!(__sk_buff, ingress_ifindex) }>() == 0
     }
 
     /// The context for helpers that want it.
     #[inline(always)]
     pub fn raw(&self) -> *mut __sk_buff {
-        self.ctx.as_ptr().cast()
+        self.skb
     }
 
     /// A header at `offset`, when the packet is long enough.

@@ -1,9 +1,13 @@
 //! Frontends and the choice of a backend.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
-use dataplane_common::{Addr as _, Backend, BePort, DropReason, Frontend, FrontendKey, Scope, SlotRange};
+use aya_ebpf::{helpers::bpf_get_prandom_u32, maps::lpm_trie::Key};
+use dataplane_common::{
+    Addr as _, AffinityKey, Backend, BePort, DropReason, Frontend, FrontendKey, FrontendKind, NodeConfig, Scope,
+    SlotRange, SourceRange, map::cidr,
+};
 
 use crate::{
+    affinity, config,
     family::Datapath,
     maps::{SLOTS, Table as _},
     verdict::Step,
@@ -26,34 +30,117 @@ pub struct Selected<A> {
 
 /// The frontend at an address and port: one that owns the address, or a NodePort on an address of this node whose bits
 /// intersect `node_port_on` (`local_addr::*`).
+///
+/// `None` is for others to deliver; an error is for nobody.
 #[inline(always)]
-pub fn find<F: Datapath>(addr: &F::Addr, port: BePort, protocol: u8, node_port_on: u32) -> Option<Frontend> {
+pub fn find<F: Datapath>(
+    addr: &F::Addr,
+    port: BePort,
+    protocol: u8,
+    node_port_on: u32,
+) -> Step<Option<&'static Frontend>> {
     let mut key = FrontendKey { addr: *addr, port, protocol, scope: Scope::Address as u8 };
-    if let Some(frontend) = F::frontends().find(&key) {
-        // SAFETY: without preallocation an element is freed after a grace period, so it stays whole while we copy it.
-        return Some(unsafe { *frontend });
+    if let Some(frontend) = lookup::<F>(&key) {
+        return Ok(Some(frontend));
     }
-    // SAFETY: as above.
-    let flags = unsafe { *F::local_addrs().find(addr)? };
-    if flags & node_port_on == 0 {
-        return None;
+    if let Some(flags) = F::local_addrs().find(addr) {
+        // SAFETY: without preallocation an element is freed after a grace period; a word is read.
+        if unsafe { *flags } & node_port_on == 0 {
+            return Ok(None);
+        }
+        key.addr = F::Addr::ZERO;
+        key.scope = Scope::NodePort as u8;
+        return Ok(lookup::<F>(&key));
     }
-    key.addr = F::Addr::ZERO;
-    key.scope = Scope::NodePort as u8;
-    // SAFETY: as above.
-    F::frontends().find(&key).map(|frontend| unsafe { *frontend })
+    if !is_known_as::<F>(addr, cidr::SERVICE, NodeConfig::SERVICE_CIDRS) {
+        return Ok(None);
+    }
+    if owns_address::<F>(addr) {
+        return Err(DropReason::UndefinedPort);
+    }
+    // Without knowledge of the service CIDRs, every other address is somebody else's.
+    if config::has(NodeConfig::SERVICE_CIDRS) { Err(DropReason::UnownedServiceAddress) } else { Ok(None) }
 }
 
-/// Chooses a backend at random.
+/// Whether `addr` is the cluster IP of an active service.
 #[inline(always)]
-pub fn select<F: Datapath>(frontend: &Frontend, client: Client) -> Step<Selected<F::Addr>> {
+pub fn owns_address<F: Datapath>(addr: &F::Addr) -> bool {
+    let key = FrontendKey { addr: *addr, port: BePort(0), protocol: 0, scope: Scope::OtherPorts as u8 };
+    F::frontends().find(&key).is_some()
+}
+
+/// Whether `addr` is in a prefix with the bit `what` (`cidr::*`); true when the prefixes are not known, which is when the
+/// node's configuration lacks `known`.
+#[inline(always)]
+fn is_known_as<F: Datapath>(addr: &F::Addr, what: u32, known: u32) -> bool {
+    if !config::has(known) {
+        return true;
+    }
+    // SAFETY: an element of a prefix trie is freed after a grace period; a word is read.
+    F::cidrs().find(&Key::new(F::Addr::SIZE as u32 * 8, *addr)).is_some_and(|bits| unsafe { *bits } & what != 0)
+}
+
+/// Whether a request to `frontend` needs one of the node's addresses as its source, because its replies would not pass
+/// here otherwise, or because the operator wants it so.
+#[inline(always)]
+pub fn is_masqueraded<F: Datapath>(frontend: &Frontend, client: Client, addr: &F::Addr) -> bool {
+    if frontend.kind != FrontendKind::ClusterIp as u8 {
+        return false;
+    }
+    config::has(NodeConfig::MASQUERADE_ALL)
+        || (client == Client::Outside
+            && config::has(NodeConfig::MASQUERADE_OUTSIDE)
+            && !is_known_as::<F>(addr, cidr::POD, NodeConfig::MASQUERADE_OUTSIDE))
+}
+
+#[inline(always)]
+fn lookup<F: Datapath>(key: &FrontendKey<F::Addr>) -> Option<&'static Frontend> {
+    // SAFETY: the map is not preallocated: an update makes a new element, and the old one stays whole until every program
+    // that found it has ended.
+    F::frontends().find(key).map(|frontend| unsafe { &*frontend })
+}
+
+/// Chooses a backend for a packet from `addr`: the one the client had before where the service remembers clients, else one
+/// at random.
+#[inline(always)]
+pub fn select<F: Datapath>(frontend: &Frontend, client: Client, addr: &F::Addr) -> Step<Selected<F::Addr>> {
+    if frontend.flags & Frontend::SOURCE_RANGES != 0 {
+        let range = SourceRange { service: frontend.service, addr: *addr };
+        if F::source_ranges().find(&Key::new(32 + F::Addr::SIZE as u32 * 8, range)).is_none() {
+            return Err(DropReason::SourceRange);
+        }
+    }
     // SAFETY: the helper has no preconditions.
-    select_by::<F>(frontend, client, unsafe { bpf_get_prandom_u32() })
+    select_by::<F>(frontend, client, addr, unsafe { bpf_get_prandom_u32() })
 }
 
-/// Chooses the backend that `random`, evenly spread over 32 bits, falls on.
+/// Chooses the backend that `random`, evenly spread over 32 bits, falls on, unless the service remembers the client `addr`.
 #[inline(always)]
-pub fn select_by<F: Datapath>(frontend: &Frontend, client: Client, random: u32) -> Step<Selected<F::Addr>> {
+pub fn select_by<F: Datapath>(
+    frontend: &Frontend,
+    client: Client,
+    addr: &F::Addr,
+    random: u32,
+) -> Step<Selected<F::Addr>> {
+    if frontend.affinity_seconds == 0 {
+        return select_at_random::<F>(frontend, client, random);
+    }
+    let key = AffinityKey { client: *addr, service: frontend.service };
+    let set = match client {
+        Client::Inside => frontend.flags & Frontend::INSIDE_IS_LOCAL,
+        Client::Outside => frontend.flags & Frontend::OUTSIDE_IS_LOCAL,
+    };
+    let needed = if set == 0 { Backend::<F::Addr>::IN_CLUSTER_SET } else { Backend::<F::Addr>::IN_LOCAL_SET };
+    let selected = match affinity::recall::<F>(&key, frontend.affinity_seconds, needed) {
+        Some(selected) => selected,
+        None => select_at_random::<F>(frontend, client, random)?,
+    };
+    affinity::remember::<F>(&key, &selected);
+    Ok(selected)
+}
+
+#[inline(always)]
+fn select_at_random<F: Datapath>(frontend: &Frontend, client: Client, random: u32) -> Step<Selected<F::Addr>> {
     let (range, drop_flag) = match client {
         Client::Inside => (frontend.inside, Frontend::DROP_INSIDE),
         Client::Outside => (frontend.outside, Frontend::DROP_OUTSIDE),
@@ -65,11 +152,16 @@ pub fn select_by<F: Datapath>(frontend: &Frontend, client: Client, random: u32) 
     let slot = slot_of(range, random);
     let id = SLOTS.find(&slot).ok_or(DropReason::StaleSlot)?;
     // SAFETY: array elements never move, and a word is read.
-    let id = unsafe { *id };
-    let backend = F::backends().find(&id).ok_or(DropReason::StaleSlot)?;
-    // SAFETY: array elements never move; the agent writes a backend whole before any slot names it.
+    backend::<F>(unsafe { *id }).ok_or(DropReason::StaleSlot)
+}
+
+/// The backend with this id, if it exists.
+#[inline(always)]
+pub fn backend<F: Datapath>(id: u32) -> Option<Selected<F::Addr>> {
+    let backend = F::backends().find(&id)?;
+    // SAFETY: array elements never move; the agent writes a backend whole before anything names it.
     let backend = unsafe { *backend };
-    if backend.exists() { Ok(Selected { id, backend }) } else { Err(DropReason::StaleSlot) }
+    backend.exists().then_some(Selected { id, backend })
 }
 
 /// Scales instead of dividing: even for every count, and one multiplication.

@@ -3,11 +3,11 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::BPF_ANY,
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use dataplane_common::{
-    BePort, DropReason, Family, NodeConfig, Protocol, SocketKey, SocketOrigin, V4, V6, map::local_addr,
+    Addr as _, BePort, Family, NodeConfig, Protocol, SocketKey, SocketOrigin, V4, V6, map::local_addr,
 };
 
 use crate::{
@@ -116,7 +116,10 @@ pub fn is_mapped(ctx: &SockAddrContext) -> bool {
 /// `connect(2)`: a frontend becomes one of its backends, for as long as the socket lives.
 #[inline(always)]
 pub fn connect<P: Place>(ctx: &SockAddrContext) -> i32 {
-    translate::<P>(ctx, |frontend| service::select::<P::Family>(frontend, Client::Inside))
+    translate::<P>(ctx, |frontend| {
+        // SAFETY: the helper has no preconditions.
+        service::select_by::<P::Family>(frontend, Client::Inside, &Addr::<P>::ZERO, unsafe { bpf_get_prandom_u32() })
+    })
 }
 
 /// `sendmsg(2)` of a socket that is not connected: the same socket keeps its backend while the set stays the same.
@@ -124,7 +127,7 @@ pub fn connect<P: Place>(ctx: &SockAddrContext) -> i32 {
 pub fn send<P: Place>(ctx: &SockAddrContext) -> i32 {
     // Fibonacci hashing spreads consecutive cookies over the whole range.
     let random = (cookie(ctx).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
-    translate::<P>(ctx, |frontend| service::select_by::<P::Family>(frontend, Client::Inside, random))
+    translate::<P>(ctx, |frontend| service::select_by::<P::Family>(frontend, Client::Inside, &Addr::<P>::ZERO, random))
 }
 
 /// `recvmsg(2)` and `getpeername(2)`: a backend is shown as the frontend that the process asked for.
@@ -152,10 +155,12 @@ fn translate<P: Place>(
         return ALLOW;
     }
     let (addr, port) = (P::read(ctx), port(ctx));
-    let Some(frontend) = service::find::<P::Family>(&addr, port, protocol(ctx), NODE_PORT_ON) else {
-        return ALLOW;
+    let selected = match service::find::<P::Family>(&addr, port, protocol(ctx), NODE_PORT_ON) {
+        Ok(Some(frontend)) => select(frontend),
+        Ok(None) => return ALLOW,
+        Err(reason) => Err(reason),
     };
-    match select(&frontend) {
+    match selected {
         Ok(selected) => {
             let origin = SocketOrigin {
                 addr,
@@ -163,7 +168,7 @@ fn translate<P: Place>(
                 pad: 0,
                 backend: selected.id,
                 generation: selected.backend.generation,
-                service: frontend.service,
+                service: selected.backend.service,
             };
             remember::<P>(ctx, &selected, &origin);
             P::write(ctx, selected.backend.addr);
@@ -172,7 +177,7 @@ fn translate<P: Place>(
         }
         Err(reason) => {
             count_drop(reason);
-            let errno = if reason == DropReason::NoEndpoints { ECONNREFUSED } else { EHOSTUNREACH };
+            let errno = if reason.is_answered() { ECONNREFUSED } else { EHOSTUNREACH };
             // SAFETY: the helper has no preconditions; without it the process would see EPERM.
             unsafe { bpf_set_retval(-errno) };
             DENY

@@ -29,12 +29,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The value for the kernel; for the redirects, after having told it where to.
+    /// Tells the kernel where a redirected packet goes.
     #[inline(always)]
-    pub fn into_tc(self) -> i32 {
-        match self {
-            // "Continue": other programs at the same hook and the qdisc's own filters still have their say.
-            Self::Pass => TC_ACT_UNSPEC,
+    pub fn act(self) -> Outcome {
+        Outcome(match self {
+            Self::Pass => return Outcome::PASS,
             // SAFETY: the helper only records the target.
             Self::Transmit(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
             Self::TransmitToNeighbour(interface) => {
@@ -43,18 +42,47 @@ impl Verdict {
             }
             // SAFETY: the helper only records the target.
             Self::Receive(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
-        }
+        })
     }
 }
 
-/// Converts the outcome of a pipeline for the kernel and counts a drop.
-#[inline(always)]
-pub fn finish(outcome: Step<Verdict>) -> i32 {
-    match outcome {
-        Ok(verdict) => verdict.into_tc(),
-        Err(reason) => {
-            count_drop(reason);
-            TC_ACT_SHOT
+/// What a stage leaves: a value for the kernel, or which stage comes next.
+#[must_use]
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(i32);
+
+impl Outcome {
+    /// "Continue": other programs at the same hook and the qdisc's own filters still have their say.
+    pub const PASS: Self = Self(TC_ACT_UNSPEC);
+    /// The end of a packet whose drop has been counted.
+    pub const DROP: Self = Self(TC_ACT_SHOT);
+
+    // Beyond every action that the kernel knows.
+    /// The packet belongs to no flow.
+    pub const UNKNOWN_FLOW: Self = Self(0x100);
+    /// Its flow has just been begun.
+    pub const BEGUN: Self = Self(0x101);
+    /// Nobody can take it, and its sender is to be told.
+    pub const REFUSED: Self = Self(0x102);
+    /// It is an ICMP message, maybe an error about a flow.
+    pub const ICMP_ERROR: Self = Self(0x103);
+
+    /// The outcome of a stage; counts a drop.
+    #[inline(always)]
+    pub fn of(step: Step<Self>) -> Self {
+        match step {
+            Ok(outcome) => outcome,
+            Err(reason) => {
+                count_drop(reason);
+                Self::DROP
+            }
         }
+    }
+
+    /// The value for the kernel.
+    #[inline(always)]
+    pub const fn into_tc(self) -> i32 {
+        self.0
     }
 }

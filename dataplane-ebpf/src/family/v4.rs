@@ -4,11 +4,17 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use dataplane_common::{Protocol, V4};
 use network_types::ip::Ipv4Hdr;
 
-use super::{Datapath, Headers, IcmpError, parse_transport};
+use super::{
+    Datapath, Headers, ICMP_LEN, IcmpError, Network, Parsed, Part, QUOTE_LINEAR, Quote, parse_quoted_ports,
+    parse_transport,
+};
 use crate::{
     checksum, config,
     forward::FibRequest,
-    maps::{self, Backends, Conntrack, Frontends, LocalAddrs, SnatAddrs, Sockets},
+    maps::{
+        self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
+        SourceRanges,
+    },
     packet::{ETH_LEN, Packet},
     verdict::Step,
 };
@@ -17,6 +23,9 @@ type Addr = [u32; 1];
 
 const PROTOCOL_ICMP: u32 = 1;
 const ANSWER_TTL: u8 = 64;
+/// Bits of the flags and offset field (RFC 791).
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Datapath for V4 {
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
@@ -60,30 +69,82 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
+    fn affinity() -> &'static Affinities<Addr> {
+        &maps::AFFINITY4
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Addr> {
+        &maps::FRAGMENTS4
+    }
+
+    #[inline(always)]
+    fn source_ranges() -> &'static SourceRanges<Addr> {
+        &maps::SOURCE_RANGES4
+    }
+
+    #[inline(always)]
+    fn cidrs() -> &'static Cidrs<Addr> {
+        &maps::CIDRS4
+    }
+
+    #[inline(always)]
     fn hairpin() -> Addr {
         config::hairpin4()
     }
 
     #[inline(always)]
-    fn parse(packet: &Packet<'_>) -> Option<Headers<Addr>> {
-        let header = packet.at::<Ipv4Hdr>(ETH_LEN)?;
-        let header_len = usize::from(header.vihl & 0x0f) * 4;
-        // More fragments, or an offset: only whole packets carry what the translation of a flow needs.
-        let fragment = header.frags[0] & 0x3f != 0 || header.frags[1] != 0;
-        if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN || fragment {
-            return None;
+    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Addr>> {
+        let network = network(packet, ETH_LEN)?;
+        if u32::from(network.protocol) != PROTOCOL_ICMP {
+            return Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow));
         }
-        let (src, dst) = ([u32::from_ne_bytes(header.src_addr)], [u32::from_ne_bytes(header.dst_addr)]);
-        parse_transport(packet, header.proto, src, dst, ETH_LEN + header_len, header.ttl)
+        Some(Parsed::Icmp)
     }
 
     #[inline(always)]
-    fn write_addresses(packet: &mut Packet<'_>, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
-        let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
+    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Addr>> {
+        packet.pull(QUOTE_LINEAR);
+        let network = network(packet, ETH_LEN)?;
+        let kind = packet.at::<[u8; 1]>(network.transport)?[0];
+        // Destination unreachable, time exceeded, parameter problem (RFC 792); source quench is obsolete (RFC 6633).
+        if !matches!(kind, 3 | 11 | 12) || network.part != Part::Whole {
+            return None;
+        }
+        let quoted = self::network(packet, network.transport + ICMP_LEN)?;
+        Some(Quote {
+            key: parse_quoted_ports(packet, &quoted)?,
+            src: network.src,
+            dst: network.dst,
+            icmp: network.transport,
+            network: network.transport + ICMP_LEN,
+            transport: quoted.transport,
+            hop_limit: network.hop_limit,
+        })
+    }
+
+    #[inline(always)]
+    fn is_answerable(headers: &Headers<Addr>) -> bool {
+        headers.part != Part::Later
+    }
+
+    #[inline(always)]
+    fn write_addresses(packet: &mut Packet<'_>, offset: usize, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
+        let header = packet.at_mut::<Ipv4Hdr>(offset)?;
         header.src_addr = src[0].to_ne_bytes();
         header.dst_addr = dst[0].to_ne_bytes();
         header.check = checksum::updated(header.check, difference);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn quoted_difference(_addresses: u32) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo_difference(_addresses: u32) -> u32 {
+        0
     }
 
     #[inline(always)]
@@ -155,4 +216,31 @@ impl Datapath for V4 {
         packet.set_words(ETH_LEN + Ipv4Hdr::LEN, icmp)?;
         Ok(())
     }
+}
+
+/// Reads the network header at `offset`.
+#[inline(always)]
+fn network(packet: &Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+    let header = packet.at::<Ipv4Hdr>(offset)?;
+    let header_len = usize::from(header.vihl & 0x0f) * 4;
+    if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN {
+        return None;
+    }
+    let fragment = u16::from_be_bytes(header.frags);
+    let part = if fragment & FRAGMENT_OFFSET != 0 {
+        Part::Later
+    } else if fragment & MORE_FRAGMENTS != 0 {
+        Part::First
+    } else {
+        Part::Whole
+    };
+    Some(Network {
+        src: [u32::from_ne_bytes(header.src_addr)],
+        dst: [u32::from_ne_bytes(header.dst_addr)],
+        protocol: header.proto,
+        transport: offset + header_len,
+        hop_limit: header.ttl,
+        part,
+        datagram: u32::from(u16::from_ne_bytes(header.id)),
+    })
 }

@@ -1,14 +1,20 @@
 //! IPv6: header layout, no header checksum, ICMPv6.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use dataplane_common::{NodeConfig, Protocol, V6};
 use network_types::ip::Ipv6Hdr;
 
-use super::{Datapath, Headers, IcmpError, parse_transport};
+use super::{
+    Datapath, Headers, ICMP_LEN, IcmpError, Network, Parsed, Part, QUOTE_LINEAR, Quote, parse_quoted_ports,
+    parse_transport,
+};
 use crate::{
     checksum, config,
     forward::FibRequest,
-    maps::{self, Backends, Conntrack, Frontends, LocalAddrs, SnatAddrs, Sockets},
+    maps::{
+        self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
+        SourceRanges,
+    },
     packet::{ETH_LEN, Packet},
     verdict::Step,
 };
@@ -17,8 +23,22 @@ type Addr = [u32; 4];
 
 const PROTOCOL_ICMP: u32 = 58;
 const ANSWER_HOP_LIMIT: u8 = 64;
-const SRC_OFFSET: usize = ETH_LEN + 8;
-const DST_OFFSET: usize = ETH_LEN + 24;
+const SRC_IN_HEADER: usize = 8;
+const DST_IN_HEADER: usize = 24;
+const SRC_OFFSET: usize = ETH_LEN + SRC_IN_HEADER;
+const DST_OFFSET: usize = ETH_LEN + DST_IN_HEADER;
+const FRAGMENT: u8 = 44;
+/// Bits of the fragment header's offset field (RFC 8200, 4.5).
+const FRAGMENT_OFFSET: u16 = 0xfff8;
+const MORE_FRAGMENTS: u16 = 1;
+/// Parts of a datagram as [`behind_extensions`] returns them.
+const WHOLE: u64 = 0;
+const FIRST: u64 = 1;
+const LATER: u64 = 2;
+/// Offsets that extension headers can lead to; the verifier wants to see a bound.
+const TRANSPORT_MASK: u64 = 0x7ff;
+/// Extension headers are looked for in this many bytes.
+const EXTENSIONS_LINEAR: u32 = 256;
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`, Linux 6.16: the change of the addresses is already part of the device's sum.
 const BPF_F_IPV6: u32 = 1 << 7;
 
@@ -66,24 +86,80 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn affinity() -> &'static Affinities<Addr> {
+        &maps::AFFINITY6
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Addr> {
+        &maps::FRAGMENTS6
+    }
+
+    #[inline(always)]
+    fn source_ranges() -> &'static SourceRanges<Addr> {
+        &maps::SOURCE_RANGES6
+    }
+
+    #[inline(always)]
+    fn cidrs() -> &'static Cidrs<Addr> {
+        &maps::CIDRS6
+    }
+
+    #[inline(always)]
     fn hairpin() -> Addr {
         config::hairpin6()
     }
 
     #[inline(always)]
-    fn parse(packet: &Packet<'_>) -> Option<Headers<Addr>> {
-        let header = packet.at::<Ipv6Hdr>(ETH_LEN)?;
-        if header.vcf[0] >> 4 != 6 {
-            return None;
+    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Addr>> {
+        let network = network(packet, ETH_LEN)?;
+        if u32::from(network.protocol) != PROTOCOL_ICMP {
+            return Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow));
         }
-        let (src, dst) = (words(&header.src_addr), words(&header.dst_addr));
-        parse_transport(packet, header.next_hdr, src, dst, ETH_LEN + Ipv6Hdr::LEN, header.hop_limit)
+        Some(Parsed::Icmp)
     }
 
     #[inline(always)]
-    fn write_addresses(packet: &mut Packet<'_>, src: &Addr, dst: &Addr, _difference: u32) -> Step<()> {
-        packet.set_words(SRC_OFFSET, *src)?;
-        packet.set_words(DST_OFFSET, *dst)
+    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Addr>> {
+        packet.pull(QUOTE_LINEAR);
+        let network = network(packet, ETH_LEN)?;
+        let kind = packet.at::<[u8; 1]>(network.transport)?[0];
+        // Errors are the messages below 128 (RFC 4443, 2.1): unreachable, too big, time exceeded, parameter problem.
+        if !matches!(kind, 1..=4) || network.part != Part::Whole {
+            return None;
+        }
+        let quoted = self::network(packet, network.transport + ICMP_LEN)?;
+        Some(Quote {
+            key: parse_quoted_ports(packet, &quoted)?,
+            src: network.src,
+            dst: network.dst,
+            icmp: network.transport,
+            network: network.transport + ICMP_LEN,
+            transport: quoted.transport,
+            hop_limit: network.hop_limit,
+        })
+    }
+
+    #[inline(always)]
+    fn is_answerable(headers: &Headers<Addr>) -> bool {
+        // Behind extension headers the quoted part would have to be summed up header by header.
+        headers.transport == ETH_LEN + Ipv6Hdr::LEN
+    }
+
+    #[inline(always)]
+    fn write_addresses(packet: &mut Packet<'_>, offset: usize, src: &Addr, dst: &Addr, _difference: u32) -> Step<()> {
+        packet.set_words(offset + SRC_IN_HEADER, *src)?;
+        packet.set_words(offset + DST_IN_HEADER, *dst)
+    }
+
+    #[inline(always)]
+    fn quoted_difference(addresses: u32) -> u32 {
+        addresses
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo_difference(addresses: u32) -> u32 {
+        addresses
     }
 
     #[inline(always)]
@@ -146,13 +222,73 @@ impl Datapath for V6 {
     }
 }
 
+/// Reads the network header at `offset`, with its extension headers.
 #[inline(always)]
-fn words(octets: &[u8; 16]) -> Addr {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *octets;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
+fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+    let [flow, length_and_next] = packet.words::<2>(offset).ok()?;
+    if flow & 0xf0 != 0x60 {
+        return None;
+    }
+    let mut network = Network {
+        src: packet.words(offset + SRC_IN_HEADER).ok()?,
+        dst: packet.words(offset + DST_IN_HEADER).ok()?,
+        protocol: (length_and_next >> 16) as u8,
+        transport: offset + Ipv6Hdr::LEN,
+        hop_limit: (length_and_next >> 24) as u8,
+        part: Part::Whole,
+        datagram: 0,
+    };
+    if is_extension(network.protocol) {
+        packet.pull(EXTENSIONS_LINEAR);
+        let behind = behind_extensions(packet.raw(), network.transport as u32, network.protocol);
+        network.transport = (behind & TRANSPORT_MASK) as usize;
+        network.protocol = (behind >> 16) as u8;
+        network.part = match (behind >> 24) as u8 {
+            0 => Part::Whole,
+            1 => Part::First,
+            _ => Part::Later,
+        };
+        network.datagram = (behind >> 32) as u32;
+    }
+    Some(network)
+}
+
+/// Skips extension headers (RFC 8200, 4) from `transport` on. Four of them are one more than any sender has use for; behind
+/// more, the protocol is one that is not translated.
+///
+/// Returns the offset of what follows, its protocol from bit 16 on, the part of a datagram from bit 24 on (0 whole, 1 first,
+/// 2 later) and the datagram's identification from bit 32 on. One number, and a function of its own for the kernel: for the
+/// verifier the ways through it then end in one state.
+#[inline(never)]
+fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u8) -> u64 {
+    // SAFETY: the caller passes the context of the running program.
+    let packet = unsafe { Packet::pulled(skb) };
+    let (mut transport, mut protocol) = (transport & TRANSPORT_MASK as u32, protocol);
+    let (mut part, mut datagram) = (WHOLE, 0);
+    for _ in 0..4 {
+        if !is_extension(protocol) || part == LATER {
+            break;
+        }
+        let Ok([first, second]) = packet.words::<2>(transport as usize) else { break };
+        let mut units = u32::from((first >> 8) as u8) + 1;
+        if protocol == FRAGMENT {
+            let offset_and_flags = u16::from_be((first >> 16) as u16);
+            datagram = second;
+            units = 1;
+            if offset_and_flags & FRAGMENT_OFFSET != 0 {
+                part = LATER;
+            } else if offset_and_flags & MORE_FRAGMENTS != 0 {
+                part = FIRST;
+            }
+        }
+        protocol = first as u8;
+        transport = (transport + units * 8) & TRANSPORT_MASK as u32;
+    }
+    u64::from(transport) | u64::from(protocol) << 16 | part << 24 | u64::from(datagram) << 32
+}
+
+/// Hop-by-hop options, routing, fragment and destination options.
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | FRAGMENT | 60)
 }
