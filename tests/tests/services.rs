@@ -134,3 +134,8 @@ fn p30_p31_p36_p46_bridged_pods_with_clsact_filters_and_no_socket_programs() -> 
 fn p30_p31_p36_p46_routed_pods_without_socket_programs() -> Result<()> {
     check(Wiring::Routed, &["--tc=tcx", "--socket-lb=off"], HostSockets::Untranslated)
 }
+
+#[test]
+fn p30_p31_p36_p39_p46_routed_pods_whose_own_sockets_are_translated() -> Result<()> {
+    check(Wiring::Routed, &["--socket-lb=all"], HostSockets::Translated)
+}
