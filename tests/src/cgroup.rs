@@ -26,6 +26,13 @@ impl Cgroup {
         Ok(Self { path })
     }
 
+    /// Creates a child of this one, which has to be dropped first.
+    pub fn child(&self, name: &str) -> Result<Self> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot create the cgroup {}", path.display()))?;
+        Ok(Self { path })
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -47,8 +54,11 @@ pub fn mount_point() -> Result<&'static Path> {
     Ok(found.unwrap_or(Path::new(MOUNTS[0])))
 }
 
-/// Kills what runs in the cgroup and removes it.
+/// Kills what runs in the cgroup and removes it with its children.
 pub fn remove(path: &Path) -> io::Result<()> {
+    for child in fs::read_dir(path)?.flatten().filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove(&child.path())?;
+    }
     // Since 5.14; on older kernels the processes die by their guards.
     fs::write(path.join("cgroup.kill"), "1").ok();
     let begun = Instant::now();

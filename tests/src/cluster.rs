@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub use self::site::Site;
+pub use self::site::{Role, Site};
 use crate::{
     agent::{Agent, AgentOptions},
     bpffs::Bpffs,
@@ -44,10 +44,10 @@ pub struct Cluster {
 pub struct Node {
     /// The running agent.
     pub agent: Option<Agent>,
+    /// The pods on the node; before the host, whose cgroup holds theirs.
+    pub pods: Vec<Site>,
     /// The node's own processes.
     pub host: Site,
-    /// The pods on the node.
-    pub pods: Vec<Site>,
     /// Where the agent pins.
     pub bpffs: Bpffs,
     /// The node's position, which its addresses come from.
@@ -62,7 +62,13 @@ impl Cluster {
         let manifests = directory.0.join("manifests");
         fs::create_dir(&manifests).with_context(|| format!("cannot create {}", manifests.display()))?;
         let fabric = wiring::fabric(&prefix)?;
-        let external = Site::new("external", topology::EXTERNAL, Netns::create(&format!("{prefix}-external"))?, None);
+        let external = Site::new(
+            "external",
+            Role::External,
+            topology::EXTERNAL,
+            Netns::create(&format!("{prefix}-external"))?,
+            None,
+        );
         wiring::attach(&fabric, external.netns(), "external", topology::EXTERNAL)?;
         let mut cluster = Self { nodes: Vec::new(), external, fabric, manifests, topology, directory };
         for (number, (name, pods)) in (0_u8..).zip(cluster.topology.nodes.clone()) {
@@ -138,7 +144,7 @@ impl Cluster {
         let cgroup = Cgroup::create(&format!("{prefix}-{name}"))?;
         let netns = Netns::create(&format!("{prefix}-{name}"))?;
         let bpffs = Bpffs::mount(&self.directory.0.join(name).join("bpf"))?;
-        let host = Site::new(name, topology::node(number), netns, Some(cgroup));
+        let host = Site::new(name, Role::Host, topology::node(number), netns, Some(cgroup));
         let mut node = Node { agent: None, host, pods: Vec::new(), bpffs, number };
         wiring::prepare_node(&self.fabric, &node, &self.topology)?;
         for pod in pods {
@@ -150,7 +156,9 @@ impl Cluster {
     fn add_pod(&self, prefix: &str, node: &mut Node, name: &str) -> Result<()> {
         let number = u8::try_from(node.pods.len()).context("too many pods")?;
         let netns = Netns::create(&format!("{prefix}-{}-{name}", node.name()))?;
-        let pod = Site::new(name, topology::pod(node.number, number), netns, None);
+        // Below the node's, as a kubelet makes them: programs of the root cgroup see pods, too.
+        let cgroup = node.host.cgroup().context("a node has a cgroup")?.child(name)?;
+        let pod = Site::new(name, Role::Pod, topology::pod(node.number, number), netns, Some(cgroup));
         wiring::attach_pod(node, &pod, &self.topology)?;
         node.pods.push(pod);
         Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dataplane_tests::{
-    cluster::Cluster,
+    cluster::{Cluster, Role},
     topology::{self, IpVersion, Topology, Wiring},
     traffic::{Ask, FailureKind, protocol::Transport},
 };
@@ -28,7 +28,7 @@ fn check(cluster: &Cluster, from: &str, to: &str, transport: Transport, version:
         pod => cluster.pod(pod),
     };
     let (client, server) = (site(from), site(to));
-    let port = if server.cgroup().is_some() { 9090 } else { PORT };
+    let port = if server.role() == Role::Host { 9090 } else { PORT };
     let address = (server.ip(version), port).into();
     let answer = client.ask(&Ask::new(transport, address).payload(20_000))?;
     let answer = answer.with_context(|| format!("{from} -> {to} {transport} {version}"))?;

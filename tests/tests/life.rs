@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dataplane_tests::{
-    cluster::Site,
+    cluster::{Role, Site},
     expect::{self, eventually},
     objects::{Endpoint, Service},
     scenario::{BOTH, FAR, POD_PORT, Scenario},
@@ -100,7 +100,7 @@ fn p50_a_datagram_never_goes_to_an_endpoint_that_is_gone() -> Result<()> {
 /// Expects that an old socket reaches `server` now. A socket that was connected for a host process is tied to its backend:
 /// it ends with an error instead, and its owner opens another.
 fn moved(client: &Site, socket: &Connection<'_>, server: &str) -> Result<()> {
-    if client.cgroup().is_none() {
+    if client.role() == Role::Pod {
         return eventually(|| pings(socket, server));
     }
     match socket.ping()? {

@@ -15,10 +15,22 @@ use crate::{
     traffic::{Answer, Ask, Connection, Failure, Load, Report, Traffic, protocol::Transport},
 };
 
+/// What a site stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A pod.
+    Pod,
+    /// A node's own processes.
+    Host,
+    /// A client outside the cluster.
+    External,
+}
+
 /// A pod, a node's own processes, or a client outside.
 #[derive(Debug)]
 pub struct Site {
     name: String,
+    role: Role,
     addresses: Addresses,
     // Before the namespace and the cgroup: the process ends first.
     traffic: OnceLock<Traffic>,
@@ -29,14 +41,19 @@ pub struct Site {
 
 impl Site {
     /// A site in `netns`, whose processes belong to `cgroup`.
-    pub fn new(name: &str, addresses: Addresses, netns: Netns, cgroup: Option<Cgroup>) -> Self {
+    pub fn new(name: &str, role: Role, addresses: Addresses, netns: Netns, cgroup: Option<Cgroup>) -> Self {
         let name = name.to_owned();
-        Self { name, addresses, traffic: OnceLock::new(), starting: Mutex::new(()), netns, cgroup }
+        Self { name, role, addresses, traffic: OnceLock::new(), starting: Mutex::new(()), netns, cgroup }
     }
 
     /// The name, with which its servers answer.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it stands for.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// Its addresses.
@@ -54,7 +71,7 @@ impl Site {
         &self.netns
     }
 
-    /// Its cgroup; only nodes have one.
+    /// Its cgroup: a node's, or a pod's below that; outside there is none.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
