@@ -1,12 +1,20 @@
 //! Truncated, random and mutated packets through every program: nothing crashes and no map of the agent's changes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::AsRawFd};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, map::local_addr};
 use dataplane_tests::{
+    expect,
     harness::{Action, Harness, Hook, Target},
     packet::Packet,
+    scenario::Scenario,
+    topology::{IpVersion, Wiring},
+    traffic::{Ask, protocol::Transport},
+};
+use nix::{
+    ifaddrs::getifaddrs,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sendto, socket},
 };
 
 /// Packets per program.
@@ -115,6 +123,45 @@ fn a_hundred_thousand_bad_packets_change_nothing_and_crash_nothing() -> Result<(
         println!("{hook:?}: {actions:?}, {refused} more not accepted by the kernel");
         assert!(!actions.keys().any(|action| matches!(action, Action::Other(_))), "{hook:?}: {actions:?}");
         assert_eq!(harness.desired()?, before, "{hook:?}");
+    }
+    Ok(())
+}
+
+/// Frames that go over real links; they include those that a test run does not take: cut within the IP header.
+const LIVE_FRAMES: u32 = 20_000;
+
+/// Sends bad frames out of `eth0` of the calling thread's network namespace; the number that it took.
+fn send_bad_frames(seed: u64) -> Result<u32> {
+    let templates = templates()?;
+    let mut random = Random(seed);
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
+    let link = |address: &SockaddrStorage| address.as_link_addr().is_some();
+    let eth0 = getifaddrs()?.find(|found| found.interface_name == "eth0" && found.address.as_ref().is_some_and(link));
+    let eth0 = eth0.and_then(|found| found.address).context("no eth0")?;
+    // A full queue refuses a frame now and then.
+    let mut send =
+        |_: &u32| sendto(socket.as_raw_fd(), &frame(&mut random, &templates), &eth0, MsgFlags::empty()).is_ok();
+    Ok(u32::try_from((0..LIVE_FRAMES).filter(|number| send(number)).count())?)
+}
+
+#[test]
+fn bad_frames_over_real_links_leave_agents_and_services_as_they_were() -> Result<()> {
+    for wiring in Wiring::BOTH {
+        let scenario = Scenario::new(wiring, &[])?;
+        for site in [scenario.client(), &scenario.cluster.external] {
+            let sent = site.netns().run(|| send_bad_frames(0x5eed))??;
+            assert!(sent > LIVE_FRAMES / 2, "only {sent} frames were sent");
+        }
+        for node in &scenario.cluster.nodes {
+            let status = node.agent.as_ref().context("the agent runs")?.read_status()?;
+            assert_eq!((status.failed_operations, status.errors.len()), (0, 0));
+        }
+        for version in IpVersion::BOTH {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let ask = Ask::new(transport, scenario.both.cluster_ip(version));
+                expect::spread(scenario.client(), &ask, 40, &["web-a", "web-b"])?;
+            }
+        }
     }
     Ok(())
 }
