@@ -6,6 +6,7 @@ pub mod endpoint;
 pub mod node;
 pub mod selection;
 pub mod service;
+pub mod settings;
 
 use std::fmt;
 

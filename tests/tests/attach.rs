@@ -19,7 +19,7 @@ use dataplane_agent::{
         object,
     },
     model::device::{Interface, Role},
-    watch::devices::Devices,
+    watch::devices::{Devices, classify::Rules},
 };
 use dataplane_common::NodeConfig;
 use dataplane_tests::{bpffs::Bpffs, cgroup::Cgroup, leftovers, netns::Netns};
@@ -389,8 +389,8 @@ fn a_new_pod_interface_is_seen_and_attached_within_100_ms() -> Result<()> {
     let took = node.netns.run(|| -> Result<Vec<Duration>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (_addresses, known) = tokio::sync::watch::channel(BTreeSet::from(["192.0.2.1".parse()?]));
-            let mut devices = Devices::open(Vec::new(), Vec::new(), known)?;
+            let (_addresses, known) = tokio::sync::watch::channel(vec!["192.0.2.1".parse()?]);
+            let mut devices = Devices::open(Rules::default(), known)?;
             let view = devices.next().await?;
             let roles: BTreeMap<_, _> = view.interfaces.iter().map(|found| (&*found.name, found.role)).collect();
             assert_eq!(roles, BTreeMap::from([("eth0.1", Role::Uplink), ("pod0", Role::Pod)]));

@@ -1,5 +1,6 @@
 //! `sluice agent`: its options, and how its parts are wired together.
 
+pub mod kube_proxy;
 mod options;
 mod serve;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use dataplane_common::Protocol;
-use tracing::info;
+use tracing::{info, warn};
 
 pub use self::options::AgentArgs;
 use self::{options::LogFormat, serve::Feed};
@@ -24,11 +25,15 @@ use crate::{
 
 /// Runs the agent until SIGTERM or SIGINT. Programs, maps and links stay, so that traffic goes on.
 pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
-    log_to_stderr(args.log_format, &args.log);
+    let (args, decisions) = kube_proxy::decide(args)?;
+    log_to_stderr(args.log_format.unwrap_or_default(), args.log.as_deref().unwrap_or("info"));
+    for warning in &decisions.warnings {
+        warn!("{warning}");
+    }
     let node = args.node_name()?;
     // What is wrong with the options and the source is found before anything is touched.
     let feed = Feed::open(&args).await?;
-    let options = args.datapath(Pins::new(bpffs))?;
+    let options = args.datapath(Pins::new(bpffs), &decisions)?;
     let status_file = args.status_file.clone();
     if let Some(directory) = status_file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -39,7 +44,7 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
     let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
     let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?)));
     let served = match opened {
-        Ok((maps, sockets)) => serve::serve(&args, node, feed, &mut datapath, maps, sockets).await,
+        Ok((maps, sockets)) => serve::serve(&args, &decisions, node, feed, &mut datapath, maps, sockets).await,
         Err(error) => Err(error),
     };
     match served {

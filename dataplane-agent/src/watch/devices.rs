@@ -5,7 +5,6 @@ mod scan;
 
 use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
-use glob::Pattern;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -39,7 +38,7 @@ pub struct Devices {
     bell: Bell,
     netlink: Netlink,
     rules: Rules,
-    node_addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    node_addresses: watch::Receiver<Vec<IpAddr>>,
     /// Interfaces that a warning was given about.
     warned: BTreeSet<String>,
     /// When the last look was; none yet.
@@ -47,17 +46,14 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Starts watching. `node_addresses` are those of this node's Node object, as they become known.
-    pub fn open(
-        pods: Vec<Pattern>,
-        uplinks: Vec<Pattern>,
-        node_addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    ) -> io::Result<Self> {
+    /// Starts watching. `node_addresses` are those of this node's Node object, as they become known; those in `rules` count
+    /// for nothing.
+    pub fn open(rules: Rules, node_addresses: watch::Receiver<Vec<IpAddr>>) -> io::Result<Self> {
         // The bell hangs before the first look, so that nothing falls between.
         Ok(Self {
             bell: Bell::hang()?,
             netlink: Netlink::open()?,
-            rules: Rules { pods, uplinks, node_addresses: BTreeSet::new() },
+            rules,
             node_addresses,
             warned: BTreeSet::new(),
             looked: None,

@@ -30,8 +30,12 @@ pub fn from_node(node: &core::Node) -> Converted<Node> {
 
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
     let addresses = addresses.into_iter().flatten().enumerate();
-    let addresses = addresses
-        .filter(|(_, address)| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
+    let mut of_node: Vec<_> =
+        addresses.filter(|(_, address)| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP")).collect();
+    // The first address of a family is the primary one, and an internal one comes before any external one.
+    of_node.sort_by_key(|(_, address)| address.type_ != "InternalIP");
+    let addresses = of_node
+        .into_iter()
         .filter_map(|(i, address)| {
             faults.keep(format_args!("status.addresses[{i}].address"), field::address(&address.address))
         })

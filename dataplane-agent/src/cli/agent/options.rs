@@ -16,6 +16,7 @@ use dataplane_common::{
 };
 use glob::Pattern;
 
+use super::kube_proxy::{Decisions, KubeProxyFlags};
 use crate::{
     datapath::{self, Pins, attach::TcMode, cgroup::SocketLb},
     watch::kube::Access,
@@ -28,7 +29,7 @@ const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
     /// Name of this node's Node object [default: the host's name]
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    #[arg(long, visible_alias = "hostname-override", env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Where Services, EndpointSlices and Nodes come from
     #[arg(long, value_enum, default_value_t)]
@@ -40,7 +41,7 @@ pub struct AgentArgs {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// URL of the API server, in place of the kubeconfig's or the pod's; must work without any Service
-    #[arg(long, value_name = "URL")]
+    #[arg(long, visible_alias = "master", value_name = "URL")]
     pub api_server: Option<String>,
 
     /// Cgroup v2 directory whose processes' sockets are translated [default: the root of the hierarchy]
@@ -75,12 +76,15 @@ pub struct AgentArgs {
     /// File that the agent's state is written to, for `sluice status`
     #[arg(long, value_name = "FILE", default_value = "/run/sluice/status.json")]
     pub status_file: PathBuf,
-    /// Form of the log on stderr
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
-    /// What is logged: a level, or directives as `warn,dataplane_agent::sync=debug`
-    #[arg(long, env = "SLUICE_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// Form of the log on stderr [default: text]
+    #[arg(long, visible_alias = "logging-format", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: a level, or directives as `warn,dataplane_agent::sync=debug` [default: info]
+    #[arg(long, env = "SLUICE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// What kube-proxy knows too.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxyFlags,
 }
 
 /// Where objects come from.
@@ -198,7 +202,7 @@ impl AgentArgs {
     }
 
     /// Options of the datapath that pins at `pins`.
-    pub fn datapath(&self, pins: Pins) -> anyhow::Result<datapath::Options> {
+    pub fn datapath(&self, pins: Pins, decisions: &Decisions) -> anyhow::Result<datapath::Options> {
         let mut entries = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for size in &self.map_size {
@@ -212,6 +216,13 @@ impl AgentArgs {
         config.hairpin6 = dataplane_common::Addr::from_ip(self.hairpin_ipv6.into()).unwrap_or(config.hairpin6);
         config.snat_port_first = self.snat_ports.first;
         config.snat_port_count = self.snat_ports.count;
+        config.timeouts = decisions.timeouts;
+        if decisions.settings.masquerade_all {
+            config.flags |= NodeConfig::MASQUERADE_ALL;
+        }
+        if decisions.settings.local.masquerades_outside() {
+            config.flags |= NodeConfig::MASQUERADE_OUTSIDE;
+        }
         let cgroup_root = self.cgroup_root.clone().unwrap_or_else(|| {
             let found = CGROUP_ROOTS.into_iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
             found.unwrap_or(CGROUP_ROOTS[0]).into()
@@ -232,6 +243,11 @@ mod tests {
         agent: AgentArgs,
     }
 
+    fn datapath(args: AgentArgs) -> anyhow::Result<datapath::Options> {
+        let (args, decisions) = super::super::kube_proxy::decide(args)?;
+        args.datapath(Pins::new("/bpf"), &decisions)
+    }
+
     fn parse(line: &str) -> Result<AgentArgs, String> {
         let words = ["agent"].into_iter().chain(line.split_whitespace());
         Line::try_parse_from(words).map(|line| line.agent).map_err(|error| error.to_string())
@@ -239,7 +255,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_contract() {
-        let options = parse("--node-name n").unwrap().datapath(Pins::new("/bpf")).unwrap();
+        let options = datapath(parse("--node-name n").unwrap()).unwrap();
         assert_eq!(options.config, NodeConfig::DEFAULT);
         assert!(options.entries.is_empty());
         assert_eq!((options.tc, options.socket_lb), (TcMode::Auto, SocketLb::Host));
@@ -249,8 +265,7 @@ mod tests {
     fn options_reach_the_datapath() {
         let line = "--snat-ports 40000+4096 --hairpin-ipv4 169.254.9.9 --hairpin-ipv6 fd00::9 --tc clsact \
                     --map-size slots=1024,backends4=64 --cgroup-root /cg";
-        let args = parse(line).unwrap();
-        let options = args.datapath(Pins::new("/bpf")).unwrap();
+        let options = datapath(parse(line).unwrap()).unwrap();
         assert_eq!((options.config.snat_port_first, options.config.snat_port_count), (40_000, 4096));
         assert_eq!(options.config.hairpin4.to_ip().to_string(), "169.254.9.9");
         assert_eq!(options.config.hairpin6.to_ip().to_string(), "fd00::9");
@@ -274,7 +289,7 @@ mod tests {
             let message = parse(line).expect_err(line);
             assert!(message.contains(expected), "{line}: {message}");
         }
-        let message = parse("--map-size slots=1,slots=2").unwrap().datapath(Pins::new("/bpf")).unwrap_err().to_string();
+        let message = datapath(parse("--map-size slots=1,slots=2").unwrap()).unwrap_err().to_string();
         assert!(message.contains("slots is given twice"), "{message}");
     }
 }

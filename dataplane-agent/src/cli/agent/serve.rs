@@ -1,6 +1,6 @@
 //! The running agent: the source, the interfaces and the loop, until a signal.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
@@ -11,7 +11,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::options::{AgentArgs, SourceKind};
+use super::{
+    kube_proxy::Decisions,
+    options::{AgentArgs, SourceKind},
+};
 use crate::{
     datapath::{Datapath, attach::Applied},
     maps::Maps,
@@ -19,7 +22,7 @@ use crate::{
     sync::{self, BackendsGone, Status},
     watch::{
         Sender,
-        devices::{Devices, View},
+        devices::{Devices, View, classify::Rules},
         file, kube,
     },
 };
@@ -73,6 +76,7 @@ impl Feed {
 /// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT.
 pub(super) async fn serve(
     args: &AgentArgs,
+    decisions: &Decisions,
     node: String,
     feed: Feed,
     datapath: &mut Datapath,
@@ -82,17 +86,24 @@ pub(super) async fn serve(
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (changes, applied) = mpsc::channel(QUEUE);
     let (found, forwarded) = mpsc::channel(QUEUE);
-    let (node_addresses, node_known) = watch::channel(BTreeSet::new());
+    let (node_addresses, node_known) = watch::channel(Vec::new());
     let (status, mut ready) = watch::channel(Arc::new(Status::default()));
     let (stop, stopped) = oneshot::channel::<()>();
 
-    let options = sync::Options { status_file: Some(args.status_file.clone()), ..sync::Options::new(node.clone()) };
+    let mut options = sync::Options::new(node.clone());
+    options.status_file = Some(args.status_file.clone());
+    options.min_interval = decisions.min_interval;
     let shutdown = async move { _ = stopped.await };
     let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, gone, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
     let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses));
-    let devices = Devices::open(args.pod_interfaces.clone(), args.uplinks.clone(), node_known.clone())
-        .context("the node's interfaces cannot be watched")?;
+    let rules = Rules {
+        pods: args.pod_interfaces.clone(),
+        uplinks: args.uplinks.clone(),
+        node_port: decisions.settings.node_port_addresses.clone(),
+        ..Rules::default()
+    };
+    let devices = Devices::open(rules, node_known.clone()).context("the node's interfaces cannot be watched")?;
 
     let announced = ready.clone();
     let announcement = tokio::spawn(announce(announced));
@@ -121,13 +132,13 @@ async fn forward(
     node: String,
     mut found: mpsc::Receiver<Change>,
     changes: Sender,
-    addresses: watch::Sender<BTreeSet<IpAddr>>,
+    addresses: watch::Sender<Vec<IpAddr>>,
 ) {
     while let Some(change) = found.recv().await {
         match &change {
             // A Node object that is deleted takes no address from the node itself.
             Change::Node(name, Some(object)) if *name == node => {
-                addresses.send_replace(object.addresses.iter().copied().collect());
+                addresses.send_replace(object.addresses.clone());
             }
             // There is no such Node: nothing to wait for.
             Change::Synced(Source::Nodes) => addresses.send_modify(|_| {}),
@@ -144,7 +155,7 @@ async fn attach(
     mut devices: Devices,
     datapath: &mut Datapath,
     changes: &Sender,
-    mut node_known: watch::Receiver<BTreeSet<IpAddr>>,
+    mut node_known: watch::Receiver<Vec<IpAddr>>,
 ) -> anyhow::Result<()> {
     if timeout(NODE_PATIENCE, node_known.changed()).await.is_err() {
         warn!("no Node object of this node yet: interfaces are told apart without its addresses");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use glob::Pattern;
@@ -10,6 +10,7 @@ use glob::Pattern;
 use crate::model::{
     device::{Interface, Role},
     node::LocalAddresses,
+    settings::NodePortAddresses,
 };
 
 /// A network interface as netlink describes it.
@@ -65,8 +66,10 @@ pub struct Rules {
     pub pods: Vec<Pattern>,
     /// When there are any, these names alone are uplinks.
     pub uplinks: Vec<Pattern>,
-    /// Addresses of this node's Node object.
-    pub node_addresses: BTreeSet<IpAddr>,
+    /// The addresses that take NodePort traffic.
+    pub node_port: NodePortAddresses,
+    /// Addresses of this node's Node object, in its order.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 /// What becomes of a device.
@@ -137,12 +140,14 @@ pub fn interfaces(devices: &[Device], rules: &Rules) -> (Vec<Interface>, BTreeSe
 #[must_use]
 pub fn local_addresses(devices: &[Device], rules: &Rules) -> LocalAddresses {
     let mut local = LocalAddresses::default();
-    local.loopback.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
-    for address in devices.iter().flat_map(|device| &device.addresses) {
-        if address.ip.is_loopback() {
-            local.loopback.insert(address.ip);
-        } else if is_global(address.ip) {
-            local.node_port.insert(address.ip);
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let of_devices = devices.iter().flat_map(|device| &device.addresses).map(|address| address.ip);
+    let admitted = |ip: &IpAddr| rules.node_port.admit(*ip, &rules.node_addresses);
+    for ip in of_devices.chain(loopback).filter(admitted) {
+        if ip.is_loopback() {
+            local.loopback.insert(ip);
+        } else if is_global(ip) {
+            local.node_port.insert(ip);
         }
     }
     let uplinks = devices.iter().filter(|device| classify(device, rules) == Class::Carries(Role::Uplink));

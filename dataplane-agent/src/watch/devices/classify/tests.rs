@@ -1,6 +1,7 @@
 //! Tables of interfaces as nodes have them.
 
 use super::*;
+use crate::model::settings::NodePortRange;
 
 const POD: Kind = Kind::Veth { peer_elsewhere: true };
 
@@ -34,6 +35,7 @@ fn rules(pods: &str, uplinks: &str) -> Rules {
     Rules {
         pods: patterns(pods),
         uplinks: patterns(uplinks),
+        node_port: NodePortAddresses::default(),
         node_addresses: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
     }
 }
@@ -91,6 +93,10 @@ fn patterns_decide_alone_where_they_are_given() {
     }
 }
 
+fn shown(set: &BTreeSet<IpAddr>) -> String {
+    set.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn p30_node_ports_are_taken_on_every_address_but_loopback_and_link_local_ones() {
     let devices = [
@@ -100,7 +106,6 @@ fn p30_node_ports_are_taken_on_every_address_but_loopback_and_link_local_ones() 
         device(POD, "cali1 169.254.1.1"),
     ];
     let local = local_addresses(&devices, &rules("", ""));
-    let shown = |set: &BTreeSet<IpAddr>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     assert_eq!(shown(&local.node_port), "10.0.0.9 10.1.0.1 192.0.2.1 2001:db8::1 fd00::1");
     assert_eq!(shown(&local.loopback), "127.0.0.1 127.0.0.53 ::1");
 }
@@ -119,4 +124,29 @@ fn snat_prefers_the_nodes_own_address_then_the_first_preferred_one_then_the_node
     }
     let local = local_addresses(&[device(POD, "veth1 10.1.0.1")], &rules("", ""));
     assert!(local.snat.is_empty());
+}
+
+#[test]
+fn p38_node_ports_follow_addresses_that_come_and_go() {
+    let range = |text: &str| NodePortRange::Cidr(text.parse().unwrap());
+    let [v4, v6] = ["127.0.0.0/8", "::1/128"].map(range);
+    for (node_port, devices, expected, loopback) in [
+        (vec![range("198.51.100.0/24")], "eth0 192.0.2.1", "2001:db8::1", "::1"),
+        (vec![range("198.51.100.0/24")], "eth0 192.0.2.1 198.51.100.7", "198.51.100.7 2001:db8::1", "::1"),
+        (vec![NodePortRange::Primary], "eth0 192.0.2.1 198.51.100.7", "192.0.2.1 2001:db8::1", ""),
+        (vec![NodePortRange::Primary], "eth0 198.51.100.7", "2001:db8::1", ""),
+        (
+            vec![NodePortRange::Primary, v4.clone(), v6.clone()],
+            "eth0 192.0.2.1",
+            "192.0.2.1 2001:db8::1",
+            "127.0.0.1 ::1",
+        ),
+        (vec![v4, v6], "eth0 192.0.2.1", "", "127.0.0.1 ::1"),
+    ] {
+        let rules = Rules { node_port: NodePortAddresses(node_port), ..rules("", "") };
+        let devices = [device(Kind::Other, devices), device(Kind::Other, "eth1 2001:db8::1")];
+        let local = local_addresses(&devices, &rules);
+        assert_eq!((shown(&local.node_port), shown(&local.loopback)), (expected.into(), loopback.into()), "{rules:?}");
+        assert_eq!(local.snat[&7].len(), 2, "SNAT does not follow NodePorts");
+    }
 }
