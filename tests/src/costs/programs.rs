@@ -13,10 +13,13 @@ use dataplane_common::{NodeConfig, map};
 use super::record::Size;
 
 /// Every flag of the configuration; each combination of them is another program to the verifier.
-const FLAGS: [(&str, u32); 3] = [
+const FLAGS: [(&str, u32); 6] = [
     ("sockets of pods", NodeConfig::SOCKETS_OF_PODS),
     ("count map operations", NodeConfig::COUNT_MAP_OPS),
     ("IPv6 checksum flag", NodeConfig::IPV6_CHECKSUM_FLAG),
+    ("service CIDRs", NodeConfig::SERVICE_CIDRS),
+    ("masquerade all", NodeConfig::MASQUERADE_ALL),
+    ("masquerade outside", NodeConfig::MASQUERADE_OUTSIDE),
 ];
 
 /// Entries of maps that are larger by default: their allocation would take longer than the verifier.
