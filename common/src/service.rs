@@ -221,3 +221,4 @@ impl<A: Addr> Backend<A> {
 }
 
 pod!(FrontendKey<[u32; 1]>, FrontendKey<[u32; 4]>, Frontend, Backend<[u32; 1]>, Backend<[u32; 4]>, ServiceName);
+pod!(SourceRange<[u32; 1]>, SourceRange<[u32; 4]>);

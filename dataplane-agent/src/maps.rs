@@ -5,6 +5,7 @@ pub mod memory;
 pub mod observed;
 pub mod pinned;
 mod syscall;
+mod trie;
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
@@ -13,10 +14,11 @@ use aya::{
     maps::{HashMap, MapData, MapError as AyaError, MapType},
 };
 use dataplane_common::{Frontend, map::MapSpec};
+use ipnetwork::IpNetwork;
 
 use crate::{
     plan::{Op, Plan},
-    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables, pools::Capacities},
+    tables::{BackendId, BackendRow, ClientRange, FrontendAddr, SnatKey, Tables, pools::Capacities},
 };
 
 /// What a plan may do to the kernel.
@@ -43,6 +45,14 @@ pub trait Maps {
     fn put_snat_addr(&mut self, key: SnatKey, addr: IpAddr) -> Result<(), MapError>;
     /// Deletes from `snat_addrs4` or `snat_addrs6`.
     fn delete_snat_addr(&mut self, key: SnatKey) -> Result<(), MapError>;
+    /// Writes to `cidrs4` or `cidrs6`.
+    fn put_cidr(&mut self, range: IpNetwork, bits: u32) -> Result<(), MapError>;
+    /// Deletes from `cidrs4` or `cidrs6`.
+    fn delete_cidr(&mut self, range: IpNetwork) -> Result<(), MapError>;
+    /// Writes to `source_ranges4` or `source_ranges6`.
+    fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError>;
+    /// Deletes from `source_ranges4` or `source_ranges6`.
+    fn delete_source_range(&mut self, range: ClientRange) -> Result<(), MapError>;
 }
 
 /// How a plan went.
@@ -78,12 +88,16 @@ fn run(op: &Op, maps: &mut impl Maps) -> Result<(), MapError> {
         Op::PutServiceName(id, name) => maps.put_service_name(*id, name),
         Op::PutLocalAddr(addr, bits) => maps.put_local_addr(*addr, *bits),
         Op::PutSnatAddr(key, addr) => maps.put_snat_addr(*key, *addr),
+        Op::PutCidr(range, bits) => maps.put_cidr(*range, *bits),
+        Op::PutSourceRange(range) => maps.put_source_range(*range),
         Op::PutBackend(id, row) | Op::KillBackend(id, row) => maps.put_backend(*id, row),
         Op::PutSlot(index, backend) => maps.put_slot(*index, *backend),
         Op::PutFrontend(addr, frontend) => maps.put_frontend(addr, frontend),
         Op::DeleteFrontend(addr) => maps.delete_frontend(addr),
         Op::DeleteLocalAddr(addr) => maps.delete_local_addr(*addr),
         Op::DeleteSnatAddr(key) => maps.delete_snat_addr(*key),
+        Op::DeleteCidr(range) => maps.delete_cidr(*range),
+        Op::DeleteSourceRange(range) => maps.delete_source_range(*range),
         Op::DeleteServiceName(id) => maps.delete_service_name(*id),
     }
 }

@@ -1,7 +1,8 @@
 //! The ordered list of map operations that turns what is installed into what is desired, as data.
 //!
-//! The order keeps every packet safe: names first, then new backends, then slots, then the frontends that count them, then
-//! frontends that go, then backends that nothing counts any more, and the names of removed services last.
+//! The order keeps every packet safe: names first, and the clients that a service admits; then new backends, then slots,
+//! then the frontends that count them, then frontends that go, then backends that nothing counts any more; last the names of
+//! removed services, and clients that are no longer asked for or no longer admitted.
 
 mod delta;
 
@@ -10,7 +11,9 @@ use std::{fmt, net::IpAddr};
 use dataplane_common::{Frontend, Scope, SlotRange};
 
 pub use self::delta::between;
-use crate::tables::{self, BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey, Tables};
+use ipnetwork::IpNetwork;
+
+use crate::tables::{self, BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, SnatKey, Tables};
 
 /// One map operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,10 @@ pub enum Op {
     PutLocalAddr(IpAddr, u32),
     /// Writes the address that SNAT uses on an interface.
     PutSnatAddr(SnatKey, IpAddr),
+    /// Writes what the addresses of a prefix are.
+    PutCidr(IpNetwork, u32),
+    /// Admits clients to a service's load-balancer addresses.
+    PutSourceRange(ClientRange),
     /// Writes a backend that exists.
     PutBackend(BackendId, BackendRow),
     /// Points a slot to a backend.
@@ -35,6 +42,10 @@ pub enum Op {
     DeleteLocalAddr(IpAddr),
     /// Deletes an interface's address for SNAT.
     DeleteSnatAddr(SnatKey),
+    /// Deletes a prefix.
+    DeleteCidr(IpNetwork),
+    /// Deletes clients of a service's load-balancer addresses.
+    DeleteSourceRange(ClientRange),
     /// Deletes a removed service port's name.
     DeleteServiceName(u32),
 }
@@ -42,7 +53,7 @@ pub enum Op {
 /// The steps of a [`Plan`] in the order in which they keep packets safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Names of services and addresses of the node.
+    /// Names of services, addresses of the node, prefixes and the clients that services admit.
     Names,
     /// Backends that come or change.
     Backends,
@@ -54,7 +65,7 @@ pub enum Phase {
     DeadFrontends,
     /// Backends that go.
     DeadBackends,
-    /// Names and addresses that go.
+    /// Names, addresses, prefixes and clients that go.
     DeadNames,
 }
 
@@ -62,13 +73,21 @@ impl Op {
     /// When it is run.
     pub const fn phase(&self) -> Phase {
         match self {
-            Self::PutServiceName(..) | Self::PutLocalAddr(..) | Self::PutSnatAddr(..) => Phase::Names,
+            Self::PutServiceName(..)
+            | Self::PutLocalAddr(..)
+            | Self::PutSnatAddr(..)
+            | Self::PutCidr(..)
+            | Self::PutSourceRange(_) => Phase::Names,
             Self::PutBackend(..) => Phase::Backends,
             Self::PutSlot(..) => Phase::Slots,
             Self::PutFrontend(..) => Phase::Frontends,
             Self::DeleteFrontend(_) => Phase::DeadFrontends,
             Self::KillBackend(..) => Phase::DeadBackends,
-            Self::DeleteLocalAddr(_) | Self::DeleteSnatAddr(_) | Self::DeleteServiceName(_) => Phase::DeadNames,
+            Self::DeleteLocalAddr(_)
+            | Self::DeleteSnatAddr(_)
+            | Self::DeleteCidr(_)
+            | Self::DeleteSourceRange(_)
+            | Self::DeleteServiceName(_) => Phase::DeadNames,
         }
     }
 
@@ -78,6 +97,8 @@ impl Op {
             Self::PutServiceName(id, name) => drop(tables.service_names.insert(*id, name.clone())),
             Self::PutLocalAddr(addr, bits) => drop(tables.local_addrs.insert(*addr, *bits)),
             Self::PutSnatAddr(key, addr) => drop(tables.snat_addrs.insert(*key, *addr)),
+            Self::PutCidr(range, bits) => drop(tables.cidrs.insert(*range, *bits)),
+            Self::PutSourceRange(range) => _ = tables.source_ranges.insert(*range),
             Self::PutBackend(id, row) => drop(tables.backends.insert(*id, *row)),
             Self::PutSlot(index, backend) => drop(tables.slots.insert(*index, *backend)),
             Self::PutFrontend(addr, frontend) => drop(tables.frontends.insert(*addr, *frontend)),
@@ -85,6 +106,8 @@ impl Op {
             Self::KillBackend(id, _) => drop(tables.backends.remove(id)),
             Self::DeleteLocalAddr(addr) => drop(tables.local_addrs.remove(addr)),
             Self::DeleteSnatAddr(key) => drop(tables.snat_addrs.remove(key)),
+            Self::DeleteCidr(range) => drop(tables.cidrs.remove(range)),
+            Self::DeleteSourceRange(range) => _ = tables.source_ranges.remove(range),
             Self::DeleteServiceName(id) => drop(tables.service_names.remove(id)),
         }
     }
@@ -138,15 +161,21 @@ impl fmt::Display for Op {
             Self::PutServiceName(id, name) => write!(f, "+ name {id} {name}"),
             Self::PutLocalAddr(addr, bits) => write!(f, "+ local {addr} {}", tables::local_addr_words(*bits)),
             Self::PutSnatAddr(key, addr) => write!(f, "+ snat {} {addr}", key.interface),
+            Self::PutCidr(range, bits) => write!(f, "+ cidr {range} {}", tables::cidr_words(*bits)),
+            Self::PutSourceRange(ClientRange { service, range }) => write!(f, "+ clients of {service} {range}"),
             Self::PutBackend(id, row) => write!(f, "+ backend {id} {}", RowText(row)),
             Self::PutSlot(index, backend) => write!(f, "+ slot {index} -> {backend}"),
-            Self::PutFrontend(addr, frontend) => write!(f, "+ frontend {} -> {}", AddrText(addr), ValueText(frontend)),
+            Self::PutFrontend(addr, value) => {
+                write!(f, "+ frontend {} -> {}", AddrText(addr), ValueText { addr, value })
+            }
             Self::DeleteFrontend(addr) => write!(f, "- frontend {}", AddrText(addr)),
             Self::KillBackend(id, row) => write!(f, "- backend {id} {}", RowText(row)),
             Self::DeleteLocalAddr(addr) => write!(f, "- local {addr}"),
             Self::DeleteSnatAddr(SnatKey { interface, family }) => {
                 write!(f, "- snat {interface} {}", if *family == IpFamily::V4 { "IPv4" } else { "IPv6" })
             }
+            Self::DeleteCidr(range) => write!(f, "- cidr {range}"),
+            Self::DeleteSourceRange(ClientRange { service, range }) => write!(f, "- clients of {service} {range}"),
             Self::DeleteServiceName(id) => write!(f, "- name {id}"),
         }
     }
@@ -167,7 +196,12 @@ impl fmt::Display for RowText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BackendRow { addr, protocol, flags, service, generation } = self.0;
         write!(f, "{addr}/{protocol} service {service} generation {generation}")?;
-        for (bit, word) in [(BackendRow::LOCAL, " local"), (BackendRow::TERMINATING, " terminating")] {
+        for (bit, word) in [
+            (BackendRow::LOCAL, " local"),
+            (BackendRow::TERMINATING, " terminating"),
+            (BackendRow::IN_CLUSTER_SET, " in-cluster-set"),
+            (BackendRow::IN_LOCAL_SET, " in-local-set"),
+        ] {
             if flags & bit != 0 {
                 f.write_str(word)?;
             }
@@ -176,15 +210,24 @@ impl fmt::Display for RowText<'_> {
     }
 }
 
-struct ValueText<'a>(&'a Frontend);
+struct ValueText<'a> {
+    addr: &'a FrontendAddr,
+    value: &'a Frontend,
+}
 
 impl fmt::Display for ValueText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Frontend { service, inside, outside, affinity_seconds, flags, .. } = self.0;
+        let Frontend { service, inside, outside, affinity_seconds, flags, .. } = self.value;
+        if !self.addr.is_served() {
+            return write!(f, "service {service}");
+        }
         let drops = |bit| if flags & bit != 0 { " or drop" } else { "" };
         let text = |SlotRange { first, count }: &SlotRange| format!("{first}x{count}");
         write!(f, "service {service} inside {}{}", text(inside), drops(Frontend::DROP_INSIDE))?;
         write!(f, " outside {}{}", text(outside), drops(Frontend::DROP_OUTSIDE))?;
-        if *affinity_seconds != 0 { write!(f, " affinity {affinity_seconds}s") } else { Ok(()) }
+        if *affinity_seconds != 0 {
+            write!(f, " affinity {affinity_seconds}s")?;
+        }
+        if flags & Frontend::SOURCE_RANGES != 0 { f.write_str(" known clients only") } else { Ok(()) }
     }
 }

@@ -13,7 +13,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use dataplane_common::{Backend, Frontend, Protocol, Scope, SlotRange, map::local_addr};
+use dataplane_common::{
+    Backend, Frontend, Protocol, Scope, SlotRange,
+    map::{cidr, local_addr},
+};
+use ipnetwork::IpNetwork;
 
 /// The rows of every map that the agent writes, or of the part of them that belongs to one service.
 ///
@@ -32,6 +36,10 @@ pub struct Tables {
     pub local_addrs: BTreeMap<IpAddr, u32>,
     /// `snat_addrs4` and `snat_addrs6`.
     pub snat_addrs: BTreeMap<SnatKey, IpAddr>,
+    /// `source_ranges4` and `source_ranges6`.
+    pub source_ranges: BTreeSet<ClientRange>,
+    /// `cidrs4` and `cidrs6`: bits of [`cidr`].
+    pub cidrs: BTreeMap<IpNetwork, u32>,
 }
 
 /// An address family as a value.
@@ -69,18 +77,57 @@ impl IpFamily {
 pub struct FrontendAddr {
     /// The address; unspecified with [`Scope::NodePort`].
     pub addr: IpAddr,
-    /// The port.
+    /// The port; zero with [`Scope::OtherPorts`].
     pub port: u16,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol; all of them with [`Scope::OtherPorts`], and only there.
+    pub protocol: Option<Protocol>,
     /// What the address stands for.
     pub scope: Scope,
 }
 
+impl FrontendAddr {
+    /// The ports of the cluster IP `addr` that it does not have.
+    pub const fn other_ports(addr: IpAddr) -> Self {
+        Self { addr, port: 0, protocol: None, scope: Scope::OtherPorts }
+    }
+
+    /// Whether clients get an answer here; else it only says that they do not.
+    pub const fn is_served(&self) -> bool {
+        !matches!(self.scope, Scope::OtherPorts)
+    }
+
+    /// The protocol's name.
+    pub const fn protocol_name(&self) -> &'static str {
+        match self.protocol {
+            Some(protocol) => protocol.name(),
+            None => "any",
+        }
+    }
+}
+
 impl fmt::Display for FrontendAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), self.protocol)
+        match self.scope {
+            Scope::OtherPorts => write!(f, "{} other ports", self.addr),
+            Scope::Address | Scope::NodePort => {
+                write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), self.protocol_name())
+            }
+        }
     }
+}
+
+/// Clients that a service port's load-balancer addresses admit: key of `source_ranges4` or `source_ranges6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientRange {
+    /// The service port's id.
+    pub service: u32,
+    /// The clients' addresses; behind the prefix there are zeroes.
+    pub range: IpNetwork,
+}
+
+/// `range` with zeroes behind the prefix, so that equal ranges are equal.
+pub fn canonical(range: IpNetwork) -> IpNetwork {
+    IpNetwork::new(range.network(), range.prefix()).unwrap_or(range)
 }
 
 /// Index in `backends4` or `backends6`; zero is never used, so that a zeroed slot names no backend.
@@ -109,7 +156,7 @@ pub struct BackendRow {
     pub addr: SocketAddr,
     /// The transport protocol.
     pub protocol: Protocol,
-    /// [`Backend::LOCAL`] and [`Backend::TERMINATING`].
+    /// Bits of [`Backend`].
     pub flags: u8,
     /// The service port it belongs to.
     pub service: u32,
@@ -122,6 +169,10 @@ impl BackendRow {
     pub const LOCAL: u8 = Backend::<[u32; 1]>::LOCAL;
     /// The endpoint is terminating.
     pub const TERMINATING: u8 = Backend::<[u32; 1]>::TERMINATING;
+    /// Clients may be sent here under traffic policy Cluster.
+    pub const IN_CLUSTER_SET: u8 = Backend::<[u32; 1]>::IN_CLUSTER_SET;
+    /// Clients may be sent here under traffic policy Local.
+    pub const IN_LOCAL_SET: u8 = Backend::<[u32; 1]>::IN_LOCAL_SET;
 
     /// Whether the id is in use.
     pub const fn exists(&self) -> bool {
@@ -140,8 +191,16 @@ pub struct SnatKey {
 
 /// The bits of [`local_addr`] in words.
 pub fn local_addr_words(bits: u32) -> String {
-    let words = [(local_addr::NODE_PORT, "node-port"), (local_addr::LOOPBACK, "loopback")];
-    let set: Vec<_> = words.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, word)| *word).collect();
+    words(bits, &[(local_addr::NODE_PORT, "node-port"), (local_addr::LOOPBACK, "loopback")])
+}
+
+/// The bits of [`cidr`] in words.
+pub fn cidr_words(bits: u32) -> String {
+    words(bits, &[(cidr::SERVICE, "services"), (cidr::POD, "pods")])
+}
+
+fn words(bits: u32, names: &[(u32, &str)]) -> String {
+    let set: Vec<_> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, word)| *word).collect();
     set.join(",")
 }
 
@@ -154,6 +213,8 @@ impl Tables {
         self.service_names.extend(other.service_names);
         self.local_addrs.extend(other.local_addrs);
         self.snat_addrs.extend(other.snat_addrs);
+        self.source_ranges.extend(other.source_ranges);
+        self.cidrs.extend(other.cidrs);
     }
 
     /// The rows of each service port, by its id; the node's own rows are left out.
@@ -170,6 +231,9 @@ impl Tables {
             part.frontends.insert(*addr, *frontend);
             let counted = counted_slots(frontend);
             part.slots.extend(counted.filter_map(|index| self.slots.get(&index).map(|backend| (index, *backend))));
+        }
+        for range in &self.source_ranges {
+            parts.entry(range.service).or_default().source_ranges.insert(*range);
         }
         parts
     }

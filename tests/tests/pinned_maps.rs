@@ -21,7 +21,7 @@ use dataplane_agent::{
         pinned::{self, Access, Layout, PinnedError},
     },
     plan::{self, Plan},
-    tables::{BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey, Tables},
+    tables::{BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, SnatKey, Tables},
 };
 use dataplane_common::{
     BePort, Direction, DropReason, Flow, FlowKey, FlowState, Frontend, FrontendKind, Next, Protocol, Scope, Side,
@@ -53,8 +53,8 @@ impl Pins {
     }
 
     fn pin(&self, spec: &MapSpec, layout: Layout) -> Result<()> {
-        // The programs' object makes hash maps without preallocation (BPF_F_NO_PREALLOC).
-        let map_flags = u32::from(layout.kind == MapType::Hash);
+        // The programs' object makes hash maps and tries without preallocation (BPF_F_NO_PREALLOC).
+        let map_flags = u32::from(matches!(layout.kind, MapType::Hash | MapType::LpmTrie));
         let map = aya_obj::Map::Legacy(LegacyMap {
             def: bpf_map_def {
                 map_type: layout.kind as u32,
@@ -116,13 +116,27 @@ fn tables() -> Result<Tables> {
             flags: Frontend::DROP_OUTSIDE,
             pad: 0,
         };
-        let at = |addr, port, scope| FrontendAddr { addr, port, protocol: Protocol::Udp, scope };
+        let at = |addr, port, scope| FrontendAddr { addr, port, protocol: Some(Protocol::Udp), scope };
         tables.frontends.insert(at(vip.parse()?, 53, Scope::Address), frontend);
         tables.frontends.insert(at(family.unspecified(), 30053, Scope::NodePort), frontend);
+        let silent = Frontend { inside: SlotRange::default(), outside: SlotRange::default(), ..frontend };
+        tables.frontends.insert(FrontendAddr::other_ports(vip.parse()?), silent);
         tables.local_addrs.insert(vip.parse()?, map::local_addr::LOOPBACK);
         tables.snat_addrs.insert(SnatKey { interface: 2, family }, vip.parse()?);
         // The last slot there is, so that reading sees the whole array.
         first = map::SLOTS.entries - 4;
+    }
+    for (range, bits) in [
+        ("10.96.0.0/12", map::cidr::SERVICE),
+        ("10.0.0.0/8", map::cidr::POD),
+        ("0.0.0.0/0", map::cidr::POD),
+        ("fd00:96::/112", map::cidr::SERVICE | map::cidr::POD),
+    ] {
+        tables.cidrs.insert(range.parse()?, bits);
+    }
+    for range in ["0.0.0.0/0", "203.0.113.0/24", "203.0.113.7/32", "2001:db8::/32", "2001:db8::1/128"] {
+        tables.source_ranges.insert(ClientRange { service: 7, range: range.parse()? });
+        tables.source_ranges.insert(ClientRange { service: 8, range: range.parse()? });
     }
     Ok(tables)
 }
@@ -153,6 +167,23 @@ fn what_a_plan_writes_is_read_back_and_what_it_deletes_is_gone() -> Result<()> {
     assert_eq!(snapshot.tables, empty);
     // The ids are free, and their generations go on from where they were.
     assert_eq!(snapshot.free.values().copied().collect::<Vec<_>>(), [4, 4, 4, 4]);
+    Ok(())
+}
+
+#[test]
+fn p33_a_trie_that_is_full_is_named() -> Result<()> {
+    let pins = Pins::create()?;
+    let layout = pinned::layout(&map::SOURCE_RANGES4).context("no layout")?;
+    pins.pin(&map::SOURCE_RANGES4, Layout { entries: 2, ..layout })?;
+    let mut kernel = KernelMaps::open(pins.path(), Access::ReadWrite)?;
+    let mut admit =
+        |range: &str| -> Result<_> { Ok(kernel.put_source_range(ClientRange { service: 7, range: range.parse()? })) };
+    admit("203.0.113.0/24")??;
+    admit("192.0.2.0/24")??;
+    let error = admit("198.51.100.0/24")?.expect_err("there was room");
+    assert_eq!(error.in_full(), "map source_ranges4 is full");
+    // What is there already can be written again.
+    admit("192.0.2.0/24")??;
     Ok(())
 }
 

@@ -53,7 +53,7 @@ fn frontend(
 }
 
 fn put(tables: &mut Tables, addr: &str, port: u16, protocol: Protocol, scope: Scope, value: Frontend) {
-    tables.frontends.insert(FrontendAddr { addr: addr.parse().unwrap(), port, protocol, scope }, value);
+    tables.frontends.insert(FrontendAddr { addr: addr.parse().unwrap(), port, protocol: Some(protocol), scope }, value);
 }
 
 fn backend(addr: &str, flags: u8) -> BackendRow {

@@ -162,6 +162,11 @@ fn used(tables: &Tables) -> BTreeMap<&'static str, u64> {
         &mut tables.local_addrs.keys().map(|addr| IpFamily::of(*addr)),
     );
     count(names(&map::SNAT_ADDRS4, &map::SNAT_ADDRS6), &mut tables.snat_addrs.keys().map(|key| key.family));
+    count(
+        names(&map::SOURCE_RANGES4, &map::SOURCE_RANGES6),
+        &mut tables.source_ranges.iter().map(|row| IpFamily::of(row.range.ip())),
+    );
+    count(names(&map::CIDRS4, &map::CIDRS6), &mut tables.cidrs.keys().map(|range| IpFamily::of(range.ip())));
     used.insert(map::SLOTS.name, tables.slots.len() as u64);
     used.insert(map::SERVICE_NAMES.name, tables.service_names.len() as u64);
     used

@@ -78,7 +78,7 @@ impl FrontendRow {
             service: service_name(tables, value.service),
             kind: FrontendKind::from_number(value.kind).map_or("unknown", FrontendKind::name),
             frontend: address(frontend),
-            protocol: frontend.protocol.name(),
+            protocol: frontend.protocol_name(),
             family: family_name(frontend.addr),
             backends: value.inside.count,
             backends_outside: value.outside.count,
@@ -136,8 +136,9 @@ pub fn rows(tables: &Tables, list: &List) -> Vec<FrontendRow> {
         .iter()
         .filter(|(frontend, value)| {
             let end = std::net::SocketAddr::new(frontend.addr, frontend.port);
-            list.family.admits(frontend.addr)
-                && list.address.admits(&[end], frontend.protocol as u8)
+            frontend.is_served()
+                && list.family.admits(frontend.addr)
+                && list.address.admits(&[end], frontend.protocol.map_or(0, |protocol| protocol as u8))
                 && list.service.admits(&service_name(tables, value.service))
         })
         .map(|(frontend, value)| (service_name(tables, value.service), value.kind, *frontend, value))

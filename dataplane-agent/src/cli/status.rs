@@ -71,10 +71,11 @@ pub fn run(bpffs: &Path, output: Output) -> anyhow::Result<()> {
 /// The counts.
 fn gather(tables: &Tables, maps: &[MapLine], attached: &[Attached]) -> Status {
     let flagged = |flag| tables.backends.values().filter(|backend| backend.flags & flag != 0).count();
+    let served = || tables.frontends.iter().filter(|(frontend, _)| frontend.is_served());
     let mut status = Status {
         services: tables.service_names.len(),
-        frontends: tables.frontends.len(),
-        frontends_without_backends: tables.frontends.values().filter(|value| value.inside.count == 0).count(),
+        frontends: served().count(),
+        frontends_without_backends: served().filter(|(_, value)| value.inside.count == 0).count(),
         backends: tables.backends.len(),
         local_backends: flagged(BackendRow::LOCAL),
         draining_backends: flagged(BackendRow::TERMINATING),

@@ -13,16 +13,18 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
 };
 use dataplane_common::{
-    Addr, Backend, BePort, Frontend, FrontendKey, Protocol, Scope, ServiceName,
+    Addr, Backend, BePort, Frontend, FrontendKey, Protocol, Scope, ServiceName, SourceRange,
     map::{self, MapSpec},
 };
+use ipnetwork::IpNetwork;
 
 use super::{
     MapError, Maps, Snapshot,
     pinned::{self, Access, PinnedError},
     syscall,
+    trie::Trie,
 };
-use crate::tables::{BackendId, BackendRow, FrontendAddr, IpFamily, SnatKey, pools::Capacities};
+use crate::tables::{BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, SnatKey, pools::Capacities};
 
 type A4 = [u32; 1];
 type A6 = [u32; 4];
@@ -39,6 +41,10 @@ pub struct KernelMaps {
     local_addrs6: Hash<A6, u32>,
     snat_addrs4: Hash<u32, A4>,
     snat_addrs6: Hash<u32, A6>,
+    source_ranges4: Trie<SourceRange<A4>>,
+    source_ranges6: Trie<SourceRange<A6>>,
+    cidrs4: Trie<A4>,
+    cidrs6: Trie<A6>,
 }
 
 /// A hash map and its name.
@@ -71,6 +77,10 @@ impl KernelMaps {
             local_addrs6: Hash::open(dir, &map::LOCAL_ADDRS6, access)?,
             snat_addrs4: Hash::open(dir, &map::SNAT_ADDRS4, access)?,
             snat_addrs6: Hash::open(dir, &map::SNAT_ADDRS6, access)?,
+            source_ranges4: Trie::open(dir, &map::SOURCE_RANGES4, access)?,
+            source_ranges6: Trie::open(dir, &map::SOURCE_RANGES6, access)?,
+            cidrs4: Trie::open(dir, &map::CIDRS4, access)?,
+            cidrs6: Trie::open(dir, &map::CIDRS6, access)?,
         })
     }
 }
@@ -116,6 +126,10 @@ impl Maps for KernelMaps {
         for (interface, addr) in self.snat_addrs6.read()? {
             tables.snat_addrs.insert(SnatKey { interface, family: IpFamily::V6 }, addr.to_ip());
         }
+        tables.source_ranges.extend(self.source_ranges4.read_ranges()?);
+        tables.source_ranges.extend(self.source_ranges6.read_ranges()?);
+        tables.cidrs.extend(self.cidrs4.read_cidrs()?);
+        tables.cidrs.extend(self.cidrs6.read_cidrs()?);
         Ok(snapshot)
     }
 
@@ -180,6 +194,34 @@ impl Maps for KernelMaps {
             IpFamily::V6 => self.snat_addrs6.delete(&key.interface),
         }
     }
+
+    fn put_cidr(&mut self, range: IpNetwork, bits: u32) -> Result<(), MapError> {
+        match range {
+            IpNetwork::V4(_) => self.cidrs4.put_cidr(range, bits),
+            IpNetwork::V6(_) => self.cidrs6.put_cidr(range, bits),
+        }
+    }
+
+    fn delete_cidr(&mut self, range: IpNetwork) -> Result<(), MapError> {
+        match range {
+            IpNetwork::V4(_) => self.cidrs4.delete_cidr(range),
+            IpNetwork::V6(_) => self.cidrs6.delete_cidr(range),
+        }
+    }
+
+    fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {
+        match range.range {
+            IpNetwork::V4(_) => self.source_ranges4.put_range(range),
+            IpNetwork::V6(_) => self.source_ranges6.put_range(range),
+        }
+    }
+
+    fn delete_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {
+        match range.range {
+            IpNetwork::V4(_) => self.source_ranges4.delete_range(range),
+            IpNetwork::V6(_) => self.source_ranges6.delete_range(range),
+        }
+    }
 }
 
 fn put_backend<A: Addr>(map: &mut Indexed<Backend<A>>, id: BackendId, row: &BackendRow) -> Result<(), MapError>
@@ -206,8 +248,13 @@ where
     FrontendKey<A>: Pod,
 {
     for (key, value) in map.read()? {
-        let Some(protocol) = Protocol::from_number(key.protocol) else { continue };
-        let scope = if key.scope == Scope::NodePort as u8 { Scope::NodePort } else { Scope::Address };
+        let protocol = Protocol::from_number(key.protocol);
+        let scope = match key.scope {
+            scope if scope == Scope::OtherPorts as u8 => Scope::OtherPorts,
+            _ if protocol.is_none() => continue,
+            scope if scope == Scope::NodePort as u8 => Scope::NodePort,
+            _ => Scope::Address,
+        };
         rows.insert(FrontendAddr { addr: key.addr.to_ip(), port: key.port.get(), protocol, scope }, value);
     }
     Ok(())
@@ -281,7 +328,7 @@ where
         Ok(FrontendKey {
             addr: self.words(addr.addr)?,
             port: BePort::new(addr.port),
-            protocol: addr.protocol as u8,
+            protocol: addr.protocol.map_or(0, |protocol| protocol as u8),
             scope: addr.scope as u8,
         })
     }

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, io, net::IpAddr};
 
 use dataplane_common::Frontend;
+use ipnetwork::IpNetwork;
 
 use super::{MapError, Maps, Snapshot};
 use crate::{
     plan::Op,
-    tables::{BackendId, BackendRow, FrontendAddr, SnatKey, Tables, pools::Capacities},
+    tables::{BackendId, BackendRow, ClientRange, FrontendAddr, SnatKey, Tables, pools::Capacities},
 };
 
 /// An in-memory twin of the kernel's maps that remembers what was done to it.
@@ -92,5 +93,21 @@ impl Maps for MemoryMaps {
 
     fn delete_snat_addr(&mut self, key: SnatKey) -> Result<(), MapError> {
         self.run("snat_addrs", Op::DeleteSnatAddr(key))
+    }
+
+    fn put_cidr(&mut self, range: IpNetwork, bits: u32) -> Result<(), MapError> {
+        self.run("cidrs", Op::PutCidr(range, bits))
+    }
+
+    fn delete_cidr(&mut self, range: IpNetwork) -> Result<(), MapError> {
+        self.run("cidrs", Op::DeleteCidr(range))
+    }
+
+    fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {
+        self.run("source_ranges", Op::PutSourceRange(range))
+    }
+
+    fn delete_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {
+        self.run("source_ranges", Op::DeleteSourceRange(range))
     }
 }

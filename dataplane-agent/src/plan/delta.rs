@@ -16,6 +16,9 @@ pub fn between(actual: &Tables, desired: &Tables) -> Vec<Op> {
     ops.extend(changed.map(|(addr, bits)| Op::PutLocalAddr(*addr, *bits)));
     let changed = self::changed(&actual.snat_addrs, &desired.snat_addrs);
     ops.extend(changed.map(|(key, addr)| Op::PutSnatAddr(*key, *addr)));
+    let changed = self::changed(&actual.cidrs, &desired.cidrs);
+    ops.extend(changed.map(|(range, bits)| Op::PutCidr(*range, *bits)));
+    ops.extend(desired.source_ranges.difference(&actual.source_ranges).map(|range| Op::PutSourceRange(*range)));
     let changed = self::changed(&actual.backends, &desired.backends);
     ops.extend(changed.map(|(id, row)| Op::PutBackend(*id, *row)));
     let changed = self::changed(&actual.slots, &desired.slots);
@@ -27,6 +30,8 @@ pub fn between(actual: &Tables, desired: &Tables) -> Vec<Op> {
     ops.extend(gone(&actual.backends, &desired.backends).map(|(id, row)| Op::KillBackend(*id, killed(row))));
     ops.extend(gone(&actual.local_addrs, &desired.local_addrs).map(|(addr, _)| Op::DeleteLocalAddr(*addr)));
     ops.extend(gone(&actual.snat_addrs, &desired.snat_addrs).map(|(key, _)| Op::DeleteSnatAddr(*key)));
+    ops.extend(gone(&actual.cidrs, &desired.cidrs).map(|(range, _)| Op::DeleteCidr(*range)));
+    ops.extend(actual.source_ranges.difference(&desired.source_ranges).map(|range| Op::DeleteSourceRange(*range)));
     ops.extend(gone(&actual.service_names, &desired.service_names).map(|(id, _)| Op::DeleteServiceName(*id)));
     ops
 }
@@ -78,7 +83,7 @@ mod tests {
         let addr = FrontendAddr {
             addr: "10.96.0.1".parse().unwrap(),
             port: 80,
-            protocol: Protocol::Tcp,
+            protocol: Some(Protocol::Tcp),
             scope: Scope::Address,
         };
         let range = SlotRange { first: 0, count: hosts.len() as u32 };

@@ -71,7 +71,8 @@ impl Claims {
                 self.by_addr.remove(&addr);
                 self.conflicts.remove(&addr);
             }
-            Some(_) if losers.is_empty() => drop(self.conflicts.remove(&addr)),
+            // Of services that share a cluster IP none loses anything when another one names it.
+            Some(_) if losers.is_empty() || !addr.is_served() => drop(self.conflicts.remove(&addr)),
             Some(winner) => {
                 let conflict = Conflict { winner, losers };
                 if self.conflicts.get(&addr) != Some(&conflict) {

@@ -57,7 +57,12 @@ impl Installed {
         let mut this = Self {
             pools: Pools::new(capacities, parts.keys().copied(), &tables.backends, &free),
             services: BTreeMap::new(),
-            addresses: Tables { local_addrs: tables.local_addrs, snat_addrs: tables.snat_addrs, ..Tables::default() },
+            addresses: Tables {
+                local_addrs: tables.local_addrs,
+                snat_addrs: tables.snat_addrs,
+                cidrs: tables.cidrs,
+                ..Tables::default()
+            },
             owners: BTreeMap::new(),
             claims: Claims::default(),
             totals: Totals::default(),
@@ -262,7 +267,7 @@ impl Installed {
         let rows = || ports.values().map(|port| &port.rows);
         Totals {
             services: usize::from(rows().any(|rows| !rows.is_empty())),
-            frontends: rows().map(|rows| rows.frontends.len()).sum(),
+            frontends: rows().map(|rows| rows.frontends.keys().filter(|addr| addr.is_served()).count()).sum(),
             backends: rows().map(|rows| rows.backends.len()).sum(),
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of planning from changes to map operations, against maps in memory; here the fixture they share.
 
+mod clients;
 mod conflicts;
 mod operations;
 mod random;
@@ -84,7 +85,7 @@ fn assert_safe(tables: &crate::tables::Tables, after: &str) {
             let backend = backend.unwrap_or_else(|| panic!("after {after}: slot {index} of {addr} has no backend"));
             assert_eq!(backend.service, frontend.service, "after {after}: slot {index} of {addr}");
             assert_eq!(backend.addr.is_ipv4(), addr.addr.is_ipv4(), "after {after}: slot {index} of {addr}");
-            assert_eq!(backend.protocol, addr.protocol, "after {after}: slot {index} of {addr}");
+            assert_eq!(Some(backend.protocol), addr.protocol, "after {after}: slot {index} of {addr}");
         }
     }
 }

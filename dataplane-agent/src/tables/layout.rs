@@ -5,12 +5,12 @@ use std::{
     net::SocketAddr,
 };
 
-use dataplane_common::{Frontend, SlotRange};
+use dataplane_common::{Frontend, FrontendKind, SlotRange};
 
 use super::{
-    BackendId, BackendRow, FrontendAddr, IpFamily, Tables, counted_ranges,
+    BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, Tables, counted_ranges,
     pools::{NoRoom, Pools},
-    service::{WantedFrontend, WantedPort},
+    service::{WantedFamily, WantedFrontend, WantedPort},
     slots::Block,
 };
 use crate::model::service::TrafficPolicy;
@@ -41,39 +41,52 @@ impl Port {
         let mut desired = Tables::default();
         desired.service_names.insert(self.id, wanted.name.to_string());
         for (family, set) in &wanted.families {
-            let family_frontends: Vec<_> =
-                frontends.iter().filter(|(addr, _)| IpFamily::of(addr.addr) == *family).collect();
+            let (family_frontends, silent): (Vec<_>, Vec<_>) = frontends
+                .iter()
+                .filter(|(addr, _)| IpFamily::of(addr.addr) == *family)
+                .partition(|(addr, _)| addr.is_served());
+            for (addr, frontend) in silent {
+                desired.frontends.insert(*addr, self.empty_row(frontend));
+            }
             if family_frontends.is_empty() {
                 continue;
             }
+            let clients = wanted
+                .clients
+                .as_ref()
+                .filter(|_| family_frontends.iter().any(|(_, frontend)| frontend.kind == FrontendKind::LoadBalancer));
+            let clients = clients.into_iter().flatten().filter(|range| IpFamily::of(range.ip()) == *family);
+            desired.source_ranges.extend(clients.map(|range| ClientRange { service: self.id, range: *range }));
             let ids = self.lay_out_backends(wanted, *family, &set.backends, &mut desired, pools)?;
             let of = |policy| -> BTreeSet<BackendId> {
                 set.set(policy).iter().filter_map(|addr| ids.get(addr).copied()).collect()
             };
             let ranges = self.lay_out_sets(&family_frontends, of, &mut desired, pools)?;
             for (addr, frontend) in family_frontends {
-                // Of the two, `outside` is what the Service says; `inside` may be wider.
-                let local = frontend.outside == TrafficPolicy::Local;
-                let mut flags = if local { Frontend::LOCAL_POLICY } else { 0 };
-                for (policy, flag) in
-                    [(frontend.inside, Frontend::DROP_INSIDE), (frontend.outside, Frontend::DROP_OUTSIDE)]
-                {
-                    flags |= if set.drops(policy) { flag } else { 0 };
-                }
                 let range = |policy| ranges.get(&policy).copied().unwrap_or_default();
                 let row = Frontend {
-                    service: self.id,
                     inside: range(frontend.inside),
                     outside: range(frontend.outside),
-                    affinity_seconds: frontend.affinity_seconds,
-                    kind: frontend.kind as u8,
-                    flags,
-                    pad: 0,
+                    flags: flags(wanted, set, frontend),
+                    ..self.empty_row(frontend)
                 };
                 desired.frontends.insert(*addr, row);
             }
         }
         Ok(desired)
+    }
+
+    /// The row of a frontend without backends.
+    fn empty_row(&self, frontend: &WantedFrontend) -> Frontend {
+        Frontend {
+            service: self.id,
+            inside: SlotRange::default(),
+            outside: SlotRange::default(),
+            affinity_seconds: frontend.affinity_seconds,
+            kind: frontend.kind as u8,
+            flags: 0,
+            pad: 0,
+        }
     }
 
     /// Returns to `pools` what the installed rows do not use.
@@ -215,6 +228,23 @@ impl Port {
         desired.slots.extend((block.first..).zip(arrange(&current, ids)));
         Ok(SlotRange { first: block.first, count })
     }
+}
+
+/// The bits of a frontend's row.
+fn flags(wanted: &WantedPort, set: &WantedFamily, frontend: &WantedFrontend) -> u8 {
+    let inside_is_local = frontend.inside == TrafficPolicy::Local;
+    let outside_is_local = frontend.outside == TrafficPolicy::Local;
+    let checks_clients = frontend.kind == FrontendKind::LoadBalancer && wanted.clients.is_some();
+    let bits = [
+        // Of the two, `outside` is what the Service says; `inside` may be wider.
+        (outside_is_local, Frontend::LOCAL_POLICY),
+        (inside_is_local, Frontend::INSIDE_IS_LOCAL),
+        (outside_is_local, Frontend::OUTSIDE_IS_LOCAL),
+        (set.drops(frontend.inside), Frontend::DROP_INSIDE),
+        (set.drops(frontend.outside), Frontend::DROP_OUTSIDE),
+        (checks_clients, Frontend::SOURCE_RANGES),
+    ];
+    bits.into_iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, bit)| flags | bit)
 }
 
 /// The order of `ids` that differs least from `current`: what stays keeps its place, what comes takes the place of what

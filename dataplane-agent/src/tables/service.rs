@@ -6,8 +6,9 @@ use std::{
 };
 
 use dataplane_common::{FrontendKind, Protocol, Scope};
+use ipnetwork::IpNetwork;
 
-use super::{BackendRow, FrontendAddr, IpFamily};
+use super::{BackendRow, FrontendAddr, IpFamily, canonical};
 use crate::model::{
     ObjectName,
     endpoint::{EndpointSlice, EndpointState},
@@ -26,6 +27,8 @@ pub struct WantedPort {
     pub frontends: BTreeMap<FrontendAddr, WantedFrontend>,
     /// What answers, for each family that the service has.
     pub families: BTreeMap<IpFamily, WantedFamily>,
+    /// The clients that its load-balancer addresses admit; absent when they admit everyone.
+    pub clients: Option<BTreeSet<IpNetwork>>,
 }
 
 /// One frontend of a [`WantedPort`].
@@ -76,21 +79,26 @@ pub fn compile<'a>(
     place: Place<'_>,
 ) -> Vec<WantedPort> {
     let has: BTreeSet<IpFamily> = service.cluster_ips.iter().map(|ip| IpFamily::of(*ip)).collect();
-    let port = |port: &ServicePort| {
+    let clients: Option<BTreeSet<_>> =
+        (!service.source_ranges.is_empty()).then(|| service.source_ranges.iter().copied().map(canonical).collect());
+    let port = |(index, port): (usize, &ServicePort)| {
         let candidates = selection::candidates(slices.clone(), port, place);
         WantedPort {
             name: ServicePortName { service: name.clone(), port: port.name.clone() },
             protocol: port.protocol,
-            frontends: frontends(service, port, &has),
+            // The ports that a cluster IP does not have are the first port's, so that they are somebody's.
+            frontends: frontends(service, port, index == 0, &has),
             families: has.iter().map(|family| (*family, family_of(&candidates, *family, place))).collect(),
+            clients: clients.clone(),
         }
     };
-    service.ports.iter().map(port).collect()
+    service.ports.iter().enumerate().map(port).collect()
 }
 
 fn frontends(
     service: &Service,
     port: &ServicePort,
+    is_first: bool,
     families: &BTreeSet<IpFamily>,
 ) -> BTreeMap<FrontendAddr, WantedFrontend> {
     let affinity_seconds = service.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
@@ -107,8 +115,12 @@ fn frontends(
         outside: service.external_policy,
         affinity_seconds,
     };
-    let at =
-        |addr: IpAddr| FrontendAddr { addr, port: port.port.get(), protocol: port.protocol, scope: Scope::Address };
+    let at = |addr: IpAddr| FrontendAddr {
+        addr,
+        port: port.port.get(),
+        protocol: Some(port.protocol),
+        scope: Scope::Address,
+    };
     let addresses = service
         .cluster_ips
         .iter()
@@ -121,12 +133,16 @@ fn frontends(
         // The first field that names an address decides: a cluster IP stays one.
         wanted.entry(at(ip)).or_insert(frontend);
     }
+    if is_first {
+        let others = WantedFrontend { affinity_seconds: 0, ..internal };
+        wanted.extend(service.cluster_ips.iter().map(|ip| (FrontendAddr::other_ports(*ip), others)));
+    }
     if let Some(node_port) = port.node_port {
         for family in families {
             let addr = FrontendAddr {
                 addr: family.unspecified(),
                 port: node_port.get(),
-                protocol: port.protocol,
+                protocol: Some(port.protocol),
                 scope: Scope::NodePort,
             };
             wanted.insert(addr, external(FrontendKind::NodePort));
@@ -141,6 +157,7 @@ fn family_of(candidates: &Candidates<'_>, family: IpFamily, place: Place<'_>) ->
         .filter(|(addr, _)| IpFamily::of(addr.ip()) == family)
         .map(|(addr, at)| (*addr, *at))
         .collect();
+    let selection = selection::select(&own, place);
     let mut backends = BTreeMap::new();
     for (addr, endpoint) in &own {
         let mut flags = if place.is_local(endpoint) { BackendRow::LOCAL } else { 0 };
@@ -149,7 +166,12 @@ fn family_of(candidates: &Candidates<'_>, family: IpFamily, place: Place<'_>) ->
             EndpointState::Draining => flags |= BackendRow::TERMINATING,
             EndpointState::Unready => continue,
         }
+        for (set, bit) in
+            [(&selection.cluster, BackendRow::IN_CLUSTER_SET), (&selection.local, BackendRow::IN_LOCAL_SET)]
+        {
+            flags |= if set.contains(addr) { bit } else { 0 };
+        }
         backends.insert(*addr, flags);
     }
-    WantedFamily { backends, selection: selection::select(&own, place) }
+    WantedFamily { backends, selection }
 }

@@ -27,7 +27,7 @@ use crate::{
         observed::{self, ObservedFamily},
         pinned::{self, Access},
     },
-    tables::{IpFamily, Tables, local_addr_words},
+    tables::{FrontendAddr, IpFamily, Tables, cidr_words, local_addr_words},
 };
 
 /// Options of `sluice map dump`.
@@ -90,14 +90,7 @@ fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
             .frontends
             .iter()
             .filter(|(frontend, _)| IpFamily::of(frontend.addr) == family)
-            .map(|(frontend, value)| {
-                let key = json!({
-                    "addr": SocketAddr::new(frontend.addr, frontend.port).to_string(),
-                    "protocol": frontend.protocol.name(),
-                    "scope": if frontend.scope == Scope::NodePort { "node_port" } else { "address" },
-                });
-                entry(key, frontend_value(value))
-            })
+            .map(|(frontend, value)| entry(frontend_key(frontend), frontend_value(value)))
             .collect(),
         map::SLOTS => tables.slots.iter().map(|(slot, id)| entry(json!(slot), json!(id.number))).collect(),
         map::BACKENDS4 | map::BACKENDS6 => tables
@@ -125,8 +118,31 @@ fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
             .filter(|(key, _)| key.family == family)
             .map(|(key, addr)| entry(json!(key.interface), json!(addr)))
             .collect(),
+        map::SOURCE_RANGES4 | map::SOURCE_RANGES6 => tables
+            .source_ranges
+            .iter()
+            .filter(|row| IpFamily::of(row.range.ip()) == family)
+            .map(|row| entry(json!({"service": row.service, "range": row.range.to_string()}), json!("admitted")))
+            .collect(),
+        map::CIDRS4 | map::CIDRS6 => tables
+            .cidrs
+            .iter()
+            .filter(|(range, _)| IpFamily::of(range.ip()) == family)
+            .map(|(range, bits)| entry(json!(range.to_string()), json!(cidr_words(*bits))))
+            .collect(),
         _ => Vec::new(),
     }
+}
+
+fn frontend_key(frontend: &FrontendAddr) -> Value {
+    if !frontend.is_served() {
+        return json!({"addr": frontend.addr, "scope": "other ports"});
+    }
+    json!({
+        "addr": SocketAddr::new(frontend.addr, frontend.port).to_string(),
+        "protocol": frontend.protocol_name(),
+        "scope": if frontend.scope == Scope::NodePort { "node_port" } else { "address" },
+    })
 }
 
 fn frontend_value(value: &Frontend) -> Value {

@@ -64,7 +64,7 @@ fn service(tables: &Tables, id: u32, name: &str) -> ServicePort {
     let mut frontends: Vec<_> = tables
         .frontends
         .iter()
-        .filter(|(_, value)| value.service == id)
+        .filter(|(frontend, value)| frontend.is_served() && value.service == id)
         .map(|(frontend, value)| {
             let family = IpFamily::of(frontend.addr);
             FrontendSlots {

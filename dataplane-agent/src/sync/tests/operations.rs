@@ -34,7 +34,7 @@ fn p55_an_added_endpoint_is_a_backend_a_slot_and_the_frontends() {
     check(
         set_slice("web", "10.0.0.1 10.0.0.2 @10.0.0.3 10.0.0.4"),
         "
-        + backend 4.3001 10.0.0.4:8080/TCP service 1 generation 1
+        + backend 4.3001 10.0.0.4:8080/TCP service 1 generation 1 in-cluster-set
         + slot 3 -> 4.3001
         + frontend node 0.0.0.0:30080/TCP -> service 1 inside 0x4 outside 0x4
         + frontend 10.96.0.1:80/TCP -> service 1 inside 0x4 outside 0x4
@@ -60,7 +60,7 @@ fn p55_a_replaced_endpoint_is_one_slot() {
     check(
         set_slice("web", "10.0.0.1 10.0.0.9 @10.0.0.3"),
         "
-        + backend 4.3001 10.0.0.9:8080/TCP service 1 generation 1
+        + backend 4.3001 10.0.0.9:8080/TCP service 1 generation 1 in-cluster-set
         + slot 1 -> 4.3001
         - backend 4.2 10.0.0.2:8080/TCP service 1 generation 2
         ",
@@ -72,7 +72,7 @@ fn p55_an_endpoint_that_drains_leaves_the_slots_and_keeps_its_id() {
     check(
         set_slice("web", "10.0.0.1 10.0.0.2 !@10.0.0.3"),
         "
-        + backend 4.3 10.0.0.3:8080/TCP service 1 generation 1 local terminating
+        + backend 4.3 10.0.0.3:8080/TCP service 1 generation 1 local terminating in-local-set
         + frontend node 0.0.0.0:30080/TCP -> service 1 inside 0x2 outside 0x2
         + frontend 10.96.0.1:80/TCP -> service 1 inside 0x2 outside 0x2
         ",
@@ -106,7 +106,7 @@ fn a_range_that_is_full_moves_before_anything_counts_the_new_one() {
     agent.apply([set_service("api", service(&["10.96.0.2"])), set_slice("api", "10.0.1.1")]);
     let log = agent.apply([set_slice("web", "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5")]);
     let expected = "\
-        + backend 4.6 10.0.0.5:8080/TCP service 1 generation 1\n\
+        + backend 4.6 10.0.0.5:8080/TCP service 1 generation 1 in-cluster-set\n\
         + slot 8 -> 4.1\n+ slot 9 -> 4.2\n+ slot 10 -> 4.3\n+ slot 11 -> 4.4\n+ slot 12 -> 4.6\n\
         + frontend 10.96.0.1:80/TCP -> service 1 inside 8x5 outside 8x5\n";
     assert_eq!(log, expected);
@@ -125,8 +125,10 @@ fn a_deleted_service_leaves_nothing() {
         agent.apply(remove("web")),
         "\
         - frontend node 0.0.0.0:30080/TCP\n\
+        - frontend 10.96.0.1 other ports\n\
         - frontend 10.96.0.1:80/TCP\n\
         - frontend node [::]:30080/TCP\n\
+        - frontend fd00:96::1 other ports\n\
         - frontend [fd00:96::1]:80/TCP\n\
         - backend 4.1 10.0.0.1:8080/TCP service 1 generation 2\n\
         - name 1\n"

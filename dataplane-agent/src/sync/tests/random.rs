@@ -33,6 +33,9 @@ pub(super) fn meaning(tables: &Tables) -> BTreeMap<String, BTreeSet<String>> {
         let text = format!("frontend {addr} {:?} {about:?} {inside:?} {outside:?}", addr.scope);
         meaning.entry(service(frontend.service)).or_default().insert(text);
     }
+    for row in &tables.source_ranges {
+        meaning.entry(service(row.service)).or_default().insert(format!("clients {}", row.range));
+    }
     meaning.insert("addresses".to_owned(), tables.local_addrs.keys().map(ToString::to_string).collect());
     meaning
 }
@@ -53,11 +56,13 @@ fn services() -> impl Strategy<Value = Change> {
     let policy = || prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)];
     let of = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
     let node_port = prop::option::of(prop_oneof![Just(30001), Just(30002)]);
-    let rest = (any::<bool>(), any::<bool>(), any::<bool>());
+    let ranges = subsequence(vec!["192.0.2.0/24", "198.51.100.7/24", "2001:db8::/32"], 0..3);
+    let rest = (any::<bool>(), any::<bool>(), any::<bool>(), ranges);
     (of, ips, more, policy(), policy(), node_port, rest).prop_map(
-        |(of, ips, more, internal, external, node_port, (exists, udp, sticky))| {
+        |(of, ips, more, internal, external, node_port, (exists, udp, sticky, ranges))| {
             let mut service = service(&ips);
             service.load_balancer_ips = more.iter().map(|ip| ip.parse().unwrap()).collect();
+            service.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
             service.internal_policy = internal;
             service.external_policy = external;
             service.affinity = sticky.then_some(Duration::from_secs(60));
@@ -107,6 +112,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just("+ name"),
         Just("- name"),
         Just("+ local"),
+        Just("+ clients"),
+        Just("- clients"),
     ];
     let step = prop_oneof![
         4 => services().prop_map(Step::Change),

@@ -63,8 +63,9 @@ fn what_changed_meanwhile_is_all_that_a_restart_writes() {
     assert_eq!(
         restarted.maps.take_log(),
         "\
-        + backend 4.9 10.0.0.6:8080/TCP service 1 generation 1\n\
+        + backend 4.9 10.0.0.6:8080/TCP service 1 generation 1 in-cluster-set\n\
         + slot 4 -> 4.9\n\
+        - frontend 10.96.0.3 other ports\n\
         - frontend 10.96.0.3:80/TCP\n\
         - backend 4.5 10.0.0.5:8080/TCP service 1 generation 2\n\
         - name 3\n"

@@ -75,7 +75,7 @@ async fn changes_are_installed_and_the_status_file_tells() {
     assert_eq!(waiting.services, 0);
     running.sync().await;
     let status = running.wait(|status| status.backends == 2).await;
-    assert_eq!((status.services, status.frontends, status.operations), (1, 1, 6));
+    assert_eq!((status.services, status.frontends, status.operations), (1, 1, 7));
     running.send([set_slice("web", "10.0.0.1")]).await;
     running.wait(|status| status.backends == 1).await;
     assert_eq!(*running.gone.lock().unwrap(), ["4.2 10.0.0.2:8080"]);
