@@ -162,14 +162,32 @@ fn p01_p02_p03_external_and_load_balancer_addresses_of_both_families() -> Result
 }
 
 #[test]
-fn p31_p32_a_port_that_a_service_has_not_is_refused() -> Result<()> {
+fn a_port_that_a_service_has_not_is_left_to_the_network() -> Result<()> {
     let scenario = Scenario::new(Wiring::Routed, &[])?;
     for version in IpVersion::BOTH {
         for client in [scenario.client(), scenario.cluster.host("a")] {
             for transport in TRANSPORTS {
                 let to = (scenario.near.addresses.ip(version), 81).into();
+                // The router between the nodes refuses it.
                 expect::refusal(client, &Ask::new(transport, to))?;
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn p46_the_api_servers_own_service_has_endpoints_on_a_node_that_they_do_not_name() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &[])?;
+    let cluster = &scenario.cluster;
+    cluster.host("a").serve_only(Protocol::Tcp, 6443)?;
+    let service = Service::new("kubernetes", 1).one(Protocol::Tcp, 443, 6443, None);
+    let endpoint = Endpoint::new(cluster.host("a"), "a").with(json!({ "nodeName": null }));
+    cluster.put_service(&service, &[endpoint])?;
+    for client in [scenario.client(), cluster.pod("web-c"), cluster.host("a"), cluster.host("b")] {
+        for version in IpVersion::BOTH {
+            let ask = Ask::new(Transport::Tcp, service.cluster_ip(version)).payload(50_000);
+            eventually(|| expect::answered(client, &ask, &["a"]))?;
         }
     }
     Ok(())

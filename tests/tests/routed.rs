@@ -123,7 +123,7 @@ fn p34_two_clients_with_the_same_port_get_different_ports() -> Result<()> {
 }
 
 #[test]
-fn p44_a_packet_too_large_for_the_way_is_answered_with_the_mtu() -> Result<()> {
+fn a_packet_too_large_for_the_way_is_answered_with_the_mtu() -> Result<()> {
     each(|harness, router, cast, protocol| {
         let small = Packet::first(protocol, cast.client, cast.node_port);
         router.redirects(harness, &small)?;
