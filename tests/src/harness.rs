@@ -4,6 +4,7 @@ mod maps;
 
 use std::{
     collections::BTreeMap,
+    fs,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -13,12 +14,21 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use dataplane_agent::datapath::object::EMBEDDED;
+use dataplane_agent::{
+    datapath::object::EMBEDDED,
+    maps::{
+        kernel::KernelMaps,
+        pinned::{self, Access},
+    },
+};
 use dataplane_common::{NodeConfig, map};
 use nix::unistd::Uid;
 
 pub use self::maps::{FlowEntry, Operations, Target};
-use crate::packet::{Packet, Parsed};
+use crate::{
+    bpffs::Bpffs,
+    packet::{Packet, Parsed},
+};
 
 /// Where in a node a packet meets a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +133,16 @@ impl Harness {
         };
         harness.reset()?;
         work(harness)
+    }
+
+    /// The maps as the agent writes them; they are pinned on `bpffs` for it.
+    pub fn agent_maps(&self, bpffs: &Bpffs) -> Result<KernelMaps> {
+        let directory = pinned::directory(bpffs.path());
+        fs::create_dir_all(&directory)?;
+        for (name, map) in self.ebpf.maps().filter(|(name, _)| map::ALL.iter().any(|spec| spec.name == *name)) {
+            map.pin(directory.join(name)).with_context(|| format!("cannot pin {name}"))?;
+        }
+        Ok(KernelMaps::open(bpffs.path(), Access::ReadWrite)?)
     }
 
     /// Runs the program at `hook` once.

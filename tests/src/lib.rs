@@ -14,6 +14,7 @@ pub mod traffic;
 pub mod costs;
 pub mod harness;
 pub mod packet;
+pub mod reference;
 
 pub mod agent;
 pub mod apiserver;

@@ -1,0 +1,220 @@
+//! What may become of the first packet of a flow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use dataplane_common::Protocol;
+
+use super::{Endpoint, Kind, NODE, Port, Service, World};
+use crate::topology::{self, IpVersion};
+
+/// Who sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A pod on this node.
+    Pod(IpAddr),
+    /// Someone outside of the cluster.
+    Outside(IpAddr),
+}
+
+impl Client {
+    /// Its address.
+    pub fn ip(self) -> IpAddr {
+        match self {
+            Self::Pod(ip) | Self::Outside(ip) => ip,
+        }
+    }
+}
+
+/// What may become of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// No service has to do with it.
+    Untouched,
+    /// It reaches one of these.
+    Sent(Backends),
+    /// Its sender learns at once that nobody answers.
+    Refused,
+    /// It is dropped in silence.
+    Dropped,
+}
+
+/// Addresses and ports of endpoints, and whether each is on this node.
+pub type Backends = BTreeMap<SocketAddr, bool>;
+
+/// A service port: the unit that endpoints serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The Service.
+    pub service: String,
+    /// The port's name.
+    pub port: &'static str,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+impl World {
+    /// What may become of the first packet of a flow, and whose it is.
+    pub fn fate(&self, client: Client, to: SocketAddr, protocol: Protocol) -> (Fate, Option<Owner>) {
+        let Some((name, service, port, internal)) = self.frontend(to, protocol) else {
+            return (self.fate_without_service(to.ip()), None);
+        };
+        let endpoints = self.endpoints(name, port, IpVersion::of(to.ip()));
+        // A client on the node short-circuits to all endpoints, whatever the external policy says (P34, P40).
+        let outside = matches!(client, Client::Outside(_));
+        let only_local = if internal { service.internal_local } else { service.external_local && outside };
+        let chosen = if only_local { local_set(&endpoints) } else { self.cluster_set(&endpoints) };
+        let fate = match (chosen.is_empty(), only_local && endpoints.values().any(|endpoint| serves(endpoint))) {
+            (false, _) => Fate::Sent(chosen),
+            // Others could answer, but not here (P31).
+            (true, true) => Fate::Dropped,
+            (true, false) => Fate::Refused,
+        };
+        (fate, Some(Owner { service: name.to_owned(), port: port.name, protocol }))
+    }
+
+    /// The endpoints that flows of `owner` may stay with.
+    pub fn serving(&self, owner: &Owner, version: IpVersion) -> BTreeSet<SocketAddr> {
+        let service = self.services.get(&owner.service).filter(|service| service.is_ours());
+        let service = service.filter(|service| service.has_family(version));
+        let port = service.and_then(|service| {
+            service.ports.iter().find(|port| (port.name, port.protocol) == (owner.port, owner.protocol))
+        });
+        let endpoints = port.map(|port| self.endpoints(&owner.service, port, version)).unwrap_or_default();
+        endpoints.into_iter().filter(|(_, endpoint)| serves(endpoint)).map(|(addr, _)| addr).collect()
+    }
+
+    /// The services that have something to do with `ip`, for whoever looks into a difference.
+    pub fn about(&self, ip: IpAddr) -> Vec<(&String, &Service)> {
+        let has = |service: &Service| {
+            let ingress = service.ingress.iter().filter_map(|ingress| ingress.ip);
+            ingress.chain(service.cluster_ips.clone()).chain(service.external_ips.clone()).any(|other| other == ip)
+        };
+        self.services.iter().filter(|(_, service)| has(service)).collect()
+    }
+
+    /// Whether some service has the address of its own.
+    fn owns(&self, ip: IpAddr) -> bool {
+        let ours = self.services.values().filter(|service| service.is_ours());
+        let mut addresses = ours.flat_map(|service| service.cluster_ips.clone());
+        addresses.any(|owned| owned == ip)
+    }
+
+    fn fate_without_service(&self, ip: IpAddr) -> Fate {
+        // An active cluster IP without this port (P32).
+        if self.owns(ip) { Fate::Refused } else { Fate::Untouched }
+    }
+
+    /// The service and port that `to` is a frontend of, and whether it is a cluster IP.
+    fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<(&str, &Service, &Port, bool)> {
+        for (name, service) in self.services.iter().filter(|(_, service)| service.is_ours()) {
+            if !service.has_family(IpVersion::of(to.ip())) {
+                continue;
+            }
+            for port in service.ports.iter().filter(|port| port.protocol == protocol) {
+                let internal = service.cluster_ips.contains(&to.ip());
+                let external = service.external_ips.contains(&to.ip())
+                    || service
+                        .ingress
+                        .iter()
+                        .any(|ingress| ingress.ip == Some(to.ip()) && matches!(ingress.mode, None | Some("VIP")));
+                if port.port == to.port() && (internal || external) {
+                    return Some((name, service, port, internal));
+                }
+                let has_node_port = matches!(service.kind, Kind::NodePort | Kind::LoadBalancer);
+                if has_node_port && port.node_port == to.port() && self.addresses.contains(&to.ip()) {
+                    return Some((name, service, port, false));
+                }
+            }
+        }
+        None
+    }
+
+    /// The endpoints of a service port, by address and port; of those that several slices list, the most usable.
+    fn endpoints(&self, service: &str, port: &Port, version: IpVersion) -> BTreeMap<SocketAddr, &Endpoint> {
+        let mut endpoints = BTreeMap::<SocketAddr, &Endpoint>::new();
+        let usability = |endpoint: &Endpoint| (is_ready(endpoint), serves(endpoint), is_local(endpoint));
+        for slice in self.slices.values().filter(|slice| slice.service == service && slice.version == version) {
+            for (name, protocol, number) in &slice.ports {
+                if (*name, *protocol) != (port.name, port.protocol) {
+                    continue;
+                }
+                for endpoint in &slice.endpoints {
+                    let addr = SocketAddr::new(endpoint.ip, *number);
+                    let known = endpoints.get(&addr);
+                    if known.is_none_or(|known| usability(known) < usability(endpoint)) {
+                        endpoints.insert(addr, endpoint);
+                    }
+                }
+            }
+        }
+        endpoints
+    }
+
+    /// P20 and P23.
+    fn cluster_set(&self, endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Backends {
+        let ready = select(endpoints, is_ready);
+        if ready.is_empty() {
+            return select(endpoints, serves);
+        }
+        let of_ready = || endpoints.values().filter(|endpoint| is_ready(endpoint));
+        let names_node = |endpoint: &Endpoint| endpoint.for_nodes.contains(&NODE);
+        if of_ready().all(|endpoint| !endpoint.for_nodes.is_empty()) && of_ready().any(|endpoint| names_node(endpoint))
+        {
+            return select(endpoints, |endpoint| is_ready(endpoint) && names_node(endpoint));
+        }
+        let names_zone = |endpoint: &Endpoint| self.zone.is_some_and(|zone| endpoint.for_zones.contains(&zone));
+        if of_ready().all(|endpoint| !endpoint.for_zones.is_empty()) && of_ready().any(|endpoint| names_zone(endpoint))
+        {
+            return select(endpoints, |endpoint| is_ready(endpoint) && names_zone(endpoint));
+        }
+        ready
+    }
+}
+
+impl Service {
+    /// Whether sluice has to do with it at all (P05, P06).
+    fn is_ours(&self) -> bool {
+        self.left_to_others.is_none() && !matches!(self.kind, Kind::Headless | Kind::ExternalName)
+    }
+
+    /// Whether it has a cluster IP of `version`: addresses of another family lead nowhere (P02).
+    fn has_family(&self, version: IpVersion) -> bool {
+        self.cluster_ips.iter().any(|ip| IpVersion::of(*ip) == version)
+    }
+}
+
+/// P21
+fn local_set(endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Backends {
+    let ready = select(endpoints, |endpoint| is_ready(endpoint) && is_local(endpoint));
+    if ready.is_empty() { select(endpoints, |endpoint| serves(endpoint) && is_local(endpoint)) } else { ready }
+}
+
+fn select(endpoints: &BTreeMap<SocketAddr, &Endpoint>, wanted: impl Fn(&Endpoint) -> bool) -> Backends {
+    let wanted = endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
+    wanted.map(|(addr, endpoint)| (*addr, is_local(endpoint))).collect()
+}
+
+/// Nil means yes (P07).
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.ready != Some(false)
+}
+
+/// Ready, or terminating and still serving (P20); what terminates and does not serve is never used (P25).
+fn serves(endpoint: &Endpoint) -> bool {
+    let serving = endpoint.serving.unwrap_or(is_ready(endpoint));
+    is_ready(endpoint) || (serving && endpoint.terminating == Some(true))
+}
+
+fn is_local(endpoint: &Endpoint) -> bool {
+    endpoint.node == Some(NODE)
+}
+
+/// Whether `ip` is one that services get their addresses from (P10).
+pub fn is_service_address(ip: IpAddr) -> bool {
+    let (v4, v6) = topology::SERVICE_CIDRS;
+    let contains = |cidr: &str| cidr.parse::<ipnetwork::IpNetwork>().is_ok_and(|cidr| cidr.contains(ip));
+    contains(v4) || contains(v6)
+}
