@@ -10,6 +10,8 @@ pub mod settings;
 
 use std::fmt;
 
+use ipnetwork::IpNetwork;
+
 /// The name of a namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
@@ -41,6 +43,10 @@ pub enum Change {
     EndpointSlice(ObjectName, Option<endpoint::EndpointSlice>),
     /// A Node, by name.
     Node(String, Option<node::Node>),
+    /// The ranges of a ServiceCIDR, by name: the cluster gives their addresses to Services.
+    ServiceCidr(String, Option<Vec<IpNetwork>>),
+    /// What the operator decides, once at the start.
+    Settings(settings::Settings),
     /// The addresses of this node's interfaces, all of them.
     LocalAddresses(node::LocalAddresses),
     /// A source has delivered everything that existed when it began; nothing is deleted before every source has said so.
@@ -56,11 +62,13 @@ pub enum Source {
     EndpointSlices,
     /// Nodes.
     Nodes,
+    /// ServiceCIDRs, which old clusters lack: a source that has none says so by having synced.
+    ServiceCidrs,
     /// Addresses of this node.
     Addresses,
 }
 
 impl Source {
     /// Every source, all of which must have synced before anything is deleted.
-    pub const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::Addresses];
+    pub const ALL: [Self; 5] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs, Self::Addresses];
 }

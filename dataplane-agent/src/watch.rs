@@ -12,6 +12,7 @@ pub mod kind;
 pub mod kube;
 pub mod node;
 pub mod service;
+pub mod service_cidr;
 mod store;
 
 use crate::model::Change;

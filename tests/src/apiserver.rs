@@ -1,6 +1,6 @@
 //! An API server for tests: the list and watch protocol of kube-apiserver over plain HTTP, and faults on demand.
 //!
-//! It keeps Services, EndpointSlices and Nodes, and an unmodified Kubernetes client can read, write and watch them. It does
+//! It keeps Services, EndpointSlices, Nodes and ServiceCIDRs, and an unmodified Kubernetes client can read, write and watch them. It does
 //! not validate or default anything, so tests can serve objects that a real server would refuse; what depends on a real
 //! server's own behaviour is proved against one (see [`real`]).
 
@@ -14,7 +14,7 @@ mod stream;
 mod target;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -105,6 +105,8 @@ enum Command {
 struct Faults {
     /// Answer everything with this status.
     answer: Option<StatusCode>,
+    /// Kinds that it has never heard of.
+    unknown: BTreeSet<Resource>,
     /// Say that a version is too old by the HTTP status rather than by an event in the stream.
     expire_by_status: bool,
     /// Send so many bytes at a time, and pause after them.
@@ -306,6 +308,11 @@ impl TestServer {
     /// Answers every request with `code` from now on; `None` ends that.
     pub fn answer_with(&self, code: Option<StatusCode>) {
         self.shared.faults().answer = code;
+    }
+
+    /// Knows nothing of a kind from now on, like an old server.
+    pub fn without(&self, resource: Resource) {
+        self.shared.faults().unknown.insert(resource);
     }
 
     /// Sends every body that begins from now on `bytes` at a time with a `pause` after them.

@@ -7,7 +7,7 @@ mod serve;
 use std::path::Path;
 
 use anyhow::Context as _;
-use dataplane_common::Protocol;
+use dataplane_common::{NodeConfig, Protocol, map::cidr};
 use tracing::{info, warn};
 
 pub use self::options::AgentArgs;
@@ -17,7 +17,7 @@ use crate::{
         Datapath, Pins,
         sockets::{Gone, StaleSockets},
     },
-    maps::{kernel::KernelMaps, pinned::Access},
+    maps::{Maps as _, kernel::KernelMaps, pinned::Access},
     sync::BackendsGone,
     tables::{BackendId, BackendRow},
     watch::kube,
@@ -33,7 +33,11 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
     let node = args.node_name()?;
     // What is wrong with the options and the source is found before anything is touched.
     let feed = Feed::open(&args).await?;
-    let options = args.datapath(Pins::new(bpffs), &decisions)?;
+    let mut options = args.datapath(Pins::new(bpffs), &decisions)?;
+    let has_service_cidrs = feed.has_service_cidrs().await.unwrap_or_else(|| had_service_cidrs(bpffs));
+    if has_service_cidrs {
+        options.config.flags |= NodeConfig::SERVICE_CIDRS;
+    }
     let status_file = args.status_file.clone();
     if let Some(directory) = status_file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -59,6 +63,12 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the agent before this one knew ServiceCIDRs: what to go by while the API server is away.
+fn had_service_cidrs(bpffs: &Path) -> bool {
+    let snapshot = KernelMaps::open(bpffs, Access::ReadOnly).ok().and_then(|maps| maps.read().ok());
+    snapshot.is_some_and(|snapshot| snapshot.tables.cidrs.values().any(|bits| bits & cidr::SERVICE != 0))
 }
 
 /// Connected UDP sockets end with their backend, TCP connections by themselves.

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use super::{
     Change, ObjectName, Source,
     endpoint::EndpointSlice,
     node::{LocalAddresses, Node},
     selection::Place,
     service::Service,
+    settings::Settings,
 };
 
 /// Everything known of the cluster and of this node.
@@ -19,6 +22,8 @@ pub struct Cluster {
     /// Names of the slices of a service, so that finding them does not mean looking at all.
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     nodes: BTreeMap<String, Node>,
+    service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
+    settings: Settings,
     addresses: LocalAddresses,
     synced: BTreeSet<Source>,
 }
@@ -28,7 +33,7 @@ pub struct Cluster {
 pub struct Dirty {
     /// Services by name.
     pub services: BTreeSet<ObjectName>,
-    /// The node's addresses.
+    /// The node's addresses, and the prefixes that mean something to it.
     pub addresses: bool,
 }
 
@@ -63,10 +68,16 @@ impl Cluster {
             }
             Change::EndpointSlice(name, slice) => self.put_slice(name, slice),
             Change::Node(name, node) => self.put_node(name, node),
+            Change::ServiceCidr(name, ranges) => addresses_dirty(put(&mut self.service_cidrs, name, ranges).is_some()),
+            Change::Settings(settings) => {
+                let changed = self.settings != settings;
+                self.settings = settings;
+                addresses_dirty(changed)
+            }
             Change::LocalAddresses(addresses) => {
                 let changed = self.addresses != addresses;
                 self.addresses = addresses;
-                Dirty { addresses: changed, ..Dirty::default() }
+                addresses_dirty(changed)
             }
             Change::Synced(source) => {
                 self.synced.insert(source);
@@ -94,20 +105,28 @@ impl Cluster {
         Dirty { services: old_owner.into_iter().chain(new_owner).collect(), addresses: false }
     }
 
-    /// Only this node's zone matters. It moves perhaps once in a node's life, and then any service may be affected.
+    /// Only this node matters. Its zone changes perhaps once in a node's life, and then any service may be affected.
     fn put_node(&mut self, name: String, node: Option<Node>) -> Dirty {
-        let zone = self.place().zone.map(str::to_owned);
+        let before = self.node().cloned();
         let _previous = put(&mut self.nodes, name, node);
-        let moved = self.place().zone != zone.as_deref();
+        let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
+        let addresses = |node: Option<&Node>| node.map(|node| (node.addresses.clone(), node.pod_cidrs.clone()));
+        let (before, after) = (before.as_ref(), self.node());
+        let moved = zone(before) != zone(after);
         Dirty {
             services: if moved { self.services.keys().cloned().collect() } else { BTreeSet::new() },
-            addresses: false,
+            addresses: addresses(before) != addresses(after),
         }
+    }
+
+    /// This node's object.
+    pub fn node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node_name)
     }
 
     /// This node, as endpoints are selected for it.
     pub fn place(&self) -> Place<'_> {
-        let zone = self.nodes.get(&self.node_name).and_then(|node| node.zone.as_deref());
+        let zone = self.node().and_then(|node| node.zone.as_deref());
         Place { node: &self.node_name, zone }
     }
 
@@ -126,6 +145,16 @@ impl Cluster {
         self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
     }
 
+    /// The ranges of all ServiceCIDRs.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNetwork> {
+        self.service_cidrs.values().flatten().copied()
+    }
+
+    /// The ranges of pods' addresses, as the operator wants pods told from others.
+    pub fn pod_cidrs(&self) -> &[IpNetwork] {
+        self.settings.local.pod_cidrs(self.node().map_or(&[], |node| &node.pod_cidrs))
+    }
+
     /// The addresses of this node's interfaces.
     pub fn addresses(&self) -> &LocalAddresses {
         &self.addresses
@@ -139,6 +168,10 @@ impl Cluster {
 
 fn service_dirty(name: ObjectName) -> Dirty {
     Dirty { services: BTreeSet::from([name]), addresses: false }
+}
+
+fn addresses_dirty(changed: bool) -> Dirty {
+    Dirty { addresses: changed, ..Dirty::default() }
 }
 
 /// Stores or removes `value`; the value before when that made a difference.

@@ -149,7 +149,7 @@ impl Installed {
             });
         }
         if dirty.addresses {
-            let after = tables::node::compile(cluster.addresses());
+            let after = tables::node::compile(cluster);
             groups.push(Group { before: self.addresses.clone(), after, addresses: true, ..Group::default() });
         }
         Round::new(groups, refused)

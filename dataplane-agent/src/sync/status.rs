@@ -52,6 +52,7 @@ pub fn source_name(source: Source) -> &'static str {
         Source::Services => "services",
         Source::EndpointSlices => "endpoint slices",
         Source::Nodes => "nodes",
+        Source::ServiceCidrs => "service CIDRs",
         Source::Addresses => "addresses",
     }
 }

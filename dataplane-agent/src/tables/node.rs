@@ -1,12 +1,16 @@
-//! Compiles the node's own addresses.
+//! Compiles what is the node's own: its addresses, and the prefixes that mean something to it.
 
-use dataplane_common::map::local_addr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{IpFamily, SnatKey, Tables};
-use crate::model::node::LocalAddresses;
+use dataplane_common::map::{ANY_INTERFACE, cidr, local_addr};
+use ipnetwork::IpNetwork;
 
-/// The rows of `local_addrs*` and `snat_addrs*`.
-pub fn compile(addresses: &LocalAddresses) -> Tables {
+use super::{IpFamily, SnatKey, Tables, canonical};
+use crate::model::{cluster::Cluster, node::LocalAddresses};
+
+/// The rows of `local_addrs*`, `snat_addrs*` and `cidrs*`.
+pub fn compile(cluster: &Cluster) -> Tables {
+    let addresses = cluster.addresses();
     let mut tables = Tables::default();
     for (set, bit) in [(&addresses.node_port, local_addr::NODE_PORT), (&addresses.loopback, local_addr::LOOPBACK)] {
         for addr in set {
@@ -20,5 +24,38 @@ pub fn compile(addresses: &LocalAddresses) -> Tables {
             tables.snat_addrs.entry(key).or_insert(*addr);
         }
     }
+    for family in IpFamily::ALL {
+        if let Some(addr) = primary(family, cluster) {
+            tables.snat_addrs.insert(SnatKey { interface: ANY_INTERFACE, family }, addr);
+        }
+    }
+    let services = cluster.service_cidrs().map(|range| (range, cidr::SERVICE));
+    let pods = cluster.pod_cidrs().iter().map(|range| (*range, cidr::POD));
+    tables.cidrs = cidrs(services.chain(pods));
     tables
 }
+
+/// The address that stands for the node: the first one of its Node object that it really has, else the first uplink's.
+fn primary(family: IpFamily, cluster: &Cluster) -> Option<IpAddr> {
+    let LocalAddresses { node_port, loopback, snat } = cluster.addresses();
+    let of_uplinks = || snat.values().flatten();
+    let is_here = |addr: &&IpAddr| node_port.contains(*addr) || of_uplinks().any(|other| other == *addr);
+    let of_node = cluster.node().into_iter().flat_map(|node| &node.addresses).filter(is_here);
+    of_node.chain(of_uplinks()).find(|addr| IpFamily::of(**addr) == family && !loopback.contains(*addr)).copied()
+}
+
+/// The bits of every range, and of the ranges around it: the longest prefix of an address is the only one that is found.
+fn cidrs(ranges: impl Iterator<Item = (IpNetwork, u32)>) -> BTreeMap<IpNetwork, u32> {
+    let mut own = BTreeMap::<IpNetwork, u32>::new();
+    for (range, bit) in ranges {
+        *own.entry(canonical(range)).or_default() |= bit;
+    }
+    let around = |range: &IpNetwork| {
+        let holds = |outer: &IpNetwork| outer.prefix() <= range.prefix() && outer.contains(range.ip());
+        own.iter().filter(|(outer, _)| holds(outer)).fold(0, |bits, (_, more)| bits | more)
+    };
+    own.keys().map(|range| (*range, around(range))).collect()
+}
+
+#[cfg(test)]
+mod tests;

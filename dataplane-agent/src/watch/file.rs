@@ -1,4 +1,4 @@
-//! A folder of Kubernetes YAML or JSON as the source of Services, EndpointSlices and Nodes.
+//! A folder of Kubernetes YAML or JSON as the source of Services, EndpointSlices, Nodes and ServiceCIDRs.
 //!
 //! Every file `*.yaml`, `*.yml` and `*.json` directly in the folder counts, except hidden ones, so a mounted ConfigMap
 //! works. A file that cannot be read or parsed keeps its last good state and is reported once with line and column; the
@@ -13,7 +13,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::{info, warn};
 
-pub use self::folder::{FileProblem, Problem, check};
+pub use self::folder::{FileProblem, Problem, check, has_service_cidrs};
 use self::{folder::Folder, notice::Notice};
 use super::Sender;
 use crate::model::{Change, Source};
@@ -77,7 +77,7 @@ pub async fn run(folder: PathBuf, node: &str, changes: &Sender) -> Result<(), Fi
         }
         if !synced && folder.is_complete() {
             synced = true;
-            for source in [Source::Services, Source::EndpointSlices, Source::Nodes] {
+            for source in [Source::Services, Source::EndpointSlices, Source::Nodes, Source::ServiceCidrs] {
                 if changes.send(Change::Synced(source)).await.is_err() {
                     return Ok(());
                 }

@@ -3,11 +3,14 @@
 use std::fmt::{Debug, Display};
 
 use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Converted, endpoint_slice::from_endpoint_slice, node::from_node, service::from_service};
+use super::{
+    Converted, endpoint_slice::from_endpoint_slice, node::from_node, service::from_service,
+    service_cidr::from_service_cidr,
+};
 use crate::model::{self, Change, ObjectName, Source};
 
 /// One kind of object.
@@ -23,6 +26,8 @@ pub trait Kind: Send + 'static {
     const NAME: &'static str;
     /// What is synced when all objects of the kind have been delivered.
     const SOURCE: Source;
+    /// Whether an API server may not know the kind, or not show it, which then counts as if there were no object.
+    const IS_OPTIONAL: bool = false;
 
     /// The object's name; `None` when it has none, which no API server lets through.
     fn name(meta: &ObjectMeta) -> Option<Self::Name>;
@@ -106,6 +111,33 @@ impl Kind for Nodes {
 
     fn change(name: String, value: Option<Self::Value>) -> Change {
         Change::Node(name, value)
+    }
+}
+
+/// ServiceCIDRs.
+#[derive(Debug)]
+pub struct ServiceCidrs;
+
+impl Kind for ServiceCidrs {
+    type Object = networking::ServiceCIDR;
+    type Name = String;
+    type Value = Vec<ipnetwork::IpNetwork>;
+
+    const NAME: &'static str = "ServiceCIDR";
+    const SOURCE: Source = Source::ServiceCidrs;
+    // Part of Kubernetes since 1.33.
+    const IS_OPTIONAL: bool = true;
+
+    fn name(meta: &ObjectMeta) -> Option<String> {
+        meta.name.clone()
+    }
+
+    fn convert(object: &networking::ServiceCIDR) -> Converted<Self::Value> {
+        from_service_cidr(object)
+    }
+
+    fn change(name: String, value: Option<Self::Value>) -> Change {
+        Change::ServiceCidr(name, value)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The Kubernetes API server as the source of Services, EndpointSlices and this node's Node.
+//! The Kubernetes API server as the source of Services, EndpointSlices, ServiceCIDRs and this node's Node.
 //!
 //! Only what this node needs is asked for: Services and slices without the labels that leave them to others, which is what
 //! kube-proxy selects, and of the Nodes this one. Topology needs no other: an endpoint carries its own zone and node, and
@@ -19,13 +19,13 @@ use ::kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use futures::StreamExt as _;
-use tokio::time::sleep;
-use tracing::{debug, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 pub use self::client::{Access, ClientError, Connection};
 use super::{
     SKIP_LABELS, Sender,
-    kind::{EndpointSlices, Kind, Nodes, Services},
+    kind::{EndpointSlices, Kind, Nodes, ServiceCidrs, Services},
     store::Store,
 };
 use crate::model::Change;
@@ -35,6 +35,9 @@ pub const LOG_FILTER: &str = "kube_client=off,kube_runtime=off";
 
 /// How long to wait before listing again when the server does not know the version that it has just listed.
 const RELIST: Duration = Duration::from_secs(1);
+
+/// How long a start waits for the answer whether there are ServiceCIDRs.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// Sends everything of the kinds that count, and then every change, until the receiver is dropped.
 ///
@@ -46,10 +49,11 @@ pub async fn run(connection: Connection, node: &str, changes: &Sender) {
     let this_node = watcher::Config::default().fields(&format!("metadata.name={node}"));
     tokio::select! {
         () = changes.closed() => {}
-        _ = futures::future::join3(
+        _ = futures::future::join4(
             watch::<Services>(&connection, ours.clone(), changes),
             watch::<EndpointSlices>(&connection, ours, changes),
             watch::<Nodes>(&connection, this_node, changes),
+            watch::<ServiceCidrs>(&connection, watcher::Config::default(), changes),
         ) => {}
     }
 }
@@ -70,6 +74,9 @@ async fn watch<K: Kind>(connection: &Connection, config: watcher::Config, change
                 // The watcher lists again after an ERROR event, but after this status it would ask for the same version
                 // for ever (kube-runtime 5.0, `State::InitListed`).
                 Err(watcher::Error::WatchStartFailed(::kube::Error::Api(status))) if status.code == 410 => break,
+                Err(error) if K::IS_OPTIONAL && is_refused(&error) => {
+                    send(changes, progress.do_without(&error)).await?
+                }
                 Err(error) => progress.complain(&error, connection),
             }
         }
@@ -113,6 +120,17 @@ impl<K: Kind> Progress<K> {
         }
     }
 
+    /// The server has no objects of an optional kind to show, which is an answer too. The watch goes on asking: the server may be
+    /// replaced by a newer one, and permissions may change.
+    fn do_without(&mut self, error: &watcher::Error) -> Option<Change> {
+        let text = error.to_string();
+        if self.complaint.as_ref() != Some(&text) {
+            info!("{}s are not to be had: {text}", K::NAME);
+            self.complaint = Some(text);
+        }
+        (!std::mem::replace(&mut self.synced, true)).then_some(Change::Synced(K::SOURCE))
+    }
+
     /// Logs what went wrong with a watch, once for as long as it stays the same.
     ///
     /// That the server cannot be reached is no matter of one watch: see `reach`.
@@ -127,6 +145,25 @@ impl<K: Kind> Progress<K> {
             warn!("watching {}s: {text}; the last state is kept, and the watch tries again", K::NAME);
             self.complaint = Some(text);
         }
+    }
+}
+
+/// Whether the server does not know the kind, or may not show it.
+fn is_refused(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(::kube::Error::Api(status)) if matches!(status.code, 403 | 404)
+    )
+}
+
+/// Whether the cluster has ServiceCIDRs; `None` when the server does not say so soon.
+pub async fn has_service_cidrs(connection: &Connection) -> Option<bool> {
+    let api: Api<<ServiceCidrs as Kind>::Object> = Api::all(connection.client().clone());
+    let first = ::kube::api::ListParams::default().limit(1);
+    match timeout(PROBE, api.list(&first)).await.ok()? {
+        Ok(list) => Some(!list.items.is_empty()),
+        Err(::kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Some(false),
+        Err(_) => None,
     }
 }
 

@@ -47,6 +47,9 @@ async fn route(
     }
     let path = request.uri().path().to_owned();
     let target = Target::parse(&path).ok_or_else(|| Failure::not_found(&path))?;
+    if shared.faults().unknown.contains(&target.resource) {
+        return Err(Failure::not_found(&path));
+    }
     let method = request.method().clone();
     let is_merge_patch =
         request.headers().get("content-type").is_some_and(|kind| kind == "application/merge-patch+json");

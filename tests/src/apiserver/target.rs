@@ -9,11 +9,13 @@ pub enum Resource {
     EndpointSlices,
     /// Nodes.
     Nodes,
+    /// ServiceCIDRs.
+    ServiceCidrs,
 }
 
 impl Resource {
     /// Every resource.
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    pub const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
 
     /// The resource with objects of `kind`.
     #[must_use]
@@ -26,6 +28,7 @@ impl Resource {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
             Self::Services | Self::Nodes => "v1",
         }
     }
@@ -37,6 +40,7 @@ impl Resource {
             Self::Services => "Service",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
         }
     }
 
@@ -47,13 +51,14 @@ impl Resource {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::ServiceCidrs => "servicecidrs",
         }
     }
 
     /// Whether its objects live in namespaces.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Nodes)
+        !matches!(self, Self::Nodes | Self::ServiceCidrs)
     }
 }
 

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use axum::http::StatusCode;
-use dataplane_agent::model::{Change, ObjectName};
-use dataplane_tests::apiserver::{ApiServer, Request, TestServer};
+use dataplane_agent::{
+    model::{Change, ObjectName},
+    watch::kube::{self as kube_source, Connection},
+};
+use dataplane_tests::apiserver::{ApiServer, Request, Resource, TestServer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -27,7 +30,7 @@ async fn start() -> Result<(TestServer, Observer)> {
     server.apply(&service("b", 2))?;
     let mut observer = Observer::of_server(server.config())?;
     observer.until_synced().await?;
-    wait_for("three watches", || server.open_watches() == 3).await?;
+    wait_for("four watches", || server.open_watches() == 4).await?;
     observer.take_heard();
     Ok((server, observer))
 }
@@ -56,6 +59,38 @@ fn heard(observer: &mut Observer) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn p10_a_server_without_service_cidrs_is_complete_without_them() -> Result<()> {
+    let server = TestServer::start().await?;
+    server.apply(&service("a", 1))?;
+    server.without(Resource::ServiceCidrs);
+    let connection = || Connection::with_config(server.config());
+    assert_eq!(kube_source::has_service_cidrs(&connection()?).await, Some(false));
+    let mut observer = Observer::of_server(server.config())?;
+    observer.until_synced().await?;
+    assert_eq!(observer.services(), ["a"]);
+    assert_eq!(observer.log.lines_with("WARN"), [""; 0]);
+    observer.ended().await
+}
+
+#[tokio::test]
+async fn p10_service_cidrs_come_and_go() -> Result<()> {
+    let (server, mut observer) = start().await?;
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "more"},
+        "spec": {"cidrs": ["10.100.0.0/16", "fd00:100::/112"]},
+    });
+    server.apply(&object)?;
+    observer.until("the ranges are known", |state| state.service_cidrs.len() == 1).await?;
+    assert_eq!(observer.state.service_cidrs["more"], ["10.100.0.0/16".parse()?, "fd00:100::/112".parse()?]);
+    assert_eq!(kube_source::has_service_cidrs(&Connection::with_config(server.config())?).await, Some(true));
+    server.delete(&object)?;
+    observer.until("the ranges are gone", |state| state.service_cidrs.is_empty()).await?;
+    observer.ended().await
+}
+
+#[tokio::test]
 async fn only_what_is_needed_is_asked_for() -> Result<()> {
     let (server, observer) = start().await?;
     let requests = server.requests();
@@ -67,6 +102,7 @@ async fn only_what_is_needed_is_asked_for() -> Result<()> {
             "",
         ),
         ("/api/v1/nodes", "", "metadata.name=node-a"),
+        ("/apis/networking.k8s.io/v1/servicecidrs", "", ""),
     ] {
         let requests: Vec<_> = requests.iter().filter(|request| request.path == path).collect();
         assert_eq!(requests.len(), 2, "one list and one watch: {requests:?}");
@@ -75,7 +111,7 @@ async fn only_what_is_needed_is_asked_for() -> Result<()> {
             assert_eq!((request.parameter("labelSelector"), request.parameter("fieldSelector")), (labels, fields));
         }
     }
-    assert_eq!(requests.len(), 6, "and nothing else: {requests:?}");
+    assert_eq!(requests.len(), 8, "and nothing else: {requests:?}");
     observer.ended().await
 }
 
@@ -152,7 +188,7 @@ async fn p58_dropped_connections_resume_where_they_broke_off() -> Result<()> {
         assert_eq!(heard(&mut observer), ["+c"]);
     }
     let lists = server.requests().iter().filter(|request| !request.is_watch()).count();
-    assert_eq!(lists, 3, "nothing was listed again");
+    assert_eq!(lists, 4, "nothing was listed again");
     observer.ended().await
 }
 

@@ -51,7 +51,12 @@ endpoints: [{addresses: [10.1.0.1]}]
         "apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Node, metadata: {{name: {NODE}}}}}\n\
          - {{apiVersion: v1, kind: Node, metadata: {{name: node-b}}}}\n"
     );
-    fs::write(folder.path().join("all.yml"), format!("{}---\n{slice}---\n{list}---\nkind: Pod\n", service("a", 1)))?;
+    let cidr =
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.100.0.0/16]}\n";
+    assert!(!file_source::has_service_cidrs(folder.path())?);
+    let all = format!("{}---\n{slice}---\n{list}---\n{cidr}---\nkind: Pod\n", service("a", 1));
+    fs::write(folder.path().join("all.yml"), all)?;
+    assert!(file_source::has_service_cidrs(folder.path())?);
     let json = "{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{\"name\":\"b\"},\"spec\":{\"clusterIP\":\"10.96.0.2\"}}";
     fs::write(folder.path().join("b.json"), json)?;
     fs::write(folder.path().join("README.md"), "not: [yaml")?;
@@ -60,6 +65,7 @@ endpoints: [{addresses: [10.1.0.1]}]
     observer.until_synced().await?;
     assert_eq!(observer.services(), ["a", "b"]);
     assert_eq!(observer.state.slices.len(), 1);
+    assert_eq!(observer.state.service_cidrs["more"], ["10.100.0.0/16".parse()?]);
     assert_eq!(observer.state.nodes.keys().collect::<Vec<_>>(), [NODE], "other nodes do not count");
     assert_eq!(observer.log.text(), "");
     observer.ended().await

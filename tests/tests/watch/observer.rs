@@ -16,6 +16,7 @@ use dataplane_agent::{
         kube::{self as kube_source, Connection},
     },
 };
+use ipnetwork::IpNetwork;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +33,7 @@ pub(crate) struct State {
     pub(crate) services: BTreeMap<ObjectName, Service>,
     pub(crate) slices: BTreeMap<ObjectName, EndpointSlice>,
     pub(crate) nodes: BTreeMap<String, Node>,
+    pub(crate) service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
     pub(crate) synced: BTreeSet<Source>,
 }
 
@@ -96,7 +98,7 @@ impl Observer {
 
     /// Listens until every source is synced.
     pub(crate) async fn until_synced(&mut self) -> Result<()> {
-        let all = [Source::Services, Source::EndpointSlices, Source::Nodes];
+        let all = [Source::Services, Source::EndpointSlices, Source::Nodes, Source::ServiceCidrs];
         self.until("everything is synced", |state| all.iter().all(|source| state.synced.contains(source))).await
     }
 
@@ -135,7 +137,10 @@ impl Observer {
             Change::EndpointSlice(name, value) => set(&mut self.state.slices, name, value.as_ref()),
             Change::Node(name, value) => set(&mut self.state.nodes, name, value.as_ref()),
             Change::Synced(source) => drop(self.state.synced.insert(*source)),
-            Change::LocalAddresses(_) => {}
+            // The real server has one of its own.
+            Change::ServiceCidr(name, _) if name == "kubernetes" => return,
+            Change::ServiceCidr(name, value) => set(&mut self.state.service_cidrs, name, value.as_ref()),
+            Change::LocalAddresses(_) | Change::Settings(_) => {}
         }
         self.heard.push(change);
     }

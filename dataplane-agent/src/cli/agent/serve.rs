@@ -64,6 +64,14 @@ impl Feed {
         }
     }
 
+    /// Whether the cluster has ServiceCIDRs; `None` when that cannot be told now.
+    pub(super) async fn has_service_cidrs(&self) -> Option<bool> {
+        match self {
+            Self::Kube(connection) => kube::has_service_cidrs(connection).await,
+            Self::File(folder) => file::has_service_cidrs(folder).ok(),
+        }
+    }
+
     async fn run(self, node: String, changes: Sender) -> anyhow::Result<()> {
         match self {
             Self::Kube(connection) => kube::run(connection, &node, &changes).await,
@@ -94,6 +102,7 @@ pub(super) async fn serve(
     options.status_file = Some(args.status_file.clone());
     options.min_interval = decisions.min_interval;
     let shutdown = async move { _ = stopped.await };
+    send(&changes, Change::Settings(decisions.settings.clone())).await?;
     let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, gone, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
     let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses));

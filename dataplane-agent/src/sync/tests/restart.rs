@@ -41,7 +41,7 @@ fn p58_nothing_is_planned_before_every_source_has_delivered() {
     let mut agent = Agent::new();
     agent.apply(objects());
     let mut restarted = Agent::start(stop(agent));
-    for source in [Source::Services, Source::Nodes, Source::Addresses] {
+    for source in [Source::Services, Source::Nodes, Source::ServiceCidrs, Source::Addresses] {
         restarted.core.take(Change::Synced(source));
     }
     objects().into_iter().for_each(|change| restarted.core.take(change));

@@ -71,7 +71,7 @@ impl Running {
 async fn changes_are_installed_and_the_status_file_tells() {
     let mut running = Running::start(MemoryMaps::default());
     running.send([set_service("web", service(&["10.96.0.1"])), set_slice("web", "10.0.0.1 10.0.0.2")]).await;
-    let waiting = running.wait(|status| status.waiting_for.len() == 4).await;
+    let waiting = running.wait(|status| status.waiting_for.len() == 5).await;
     assert_eq!(waiting.services, 0);
     running.sync().await;
     let status = running.wait(|status| status.backends == 2).await;

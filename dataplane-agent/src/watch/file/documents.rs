@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -15,6 +15,7 @@ pub(super) enum Object {
     Service(Box<core::Service>),
     EndpointSlice(Box<discovery::EndpointSlice>),
     Node(Box<core::Node>),
+    ServiceCidr(Box<networking::ServiceCIDR>),
 }
 
 /// Why a file's text could not be used.
@@ -103,6 +104,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
         let object = match (self.header.api_version.as_str(), self.header.kind.as_str()) {
             ("v1", "Service") => Object::Service(Deserialize::deserialize(deserializer)?),
             ("v1", "Node") => Object::Node(Deserialize::deserialize(deserializer)?),
+            ("networking.k8s.io/v1", "ServiceCIDR") => Object::ServiceCidr(Deserialize::deserialize(deserializer)?),
             ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(Deserialize::deserialize(deserializer)?),
             (_, kind) if kind.ends_with("List") && self.header.items.is_some() => {
                 return deserializer.deserialize_map(self);

@@ -19,7 +19,7 @@ use crate::{
     model::Change,
     watch::{
         Converted,
-        kind::{EndpointSlices, Kind, Nodes, Services},
+        kind::{EndpointSlices, Kind, Nodes, ServiceCidrs, Services},
         store::Store,
     },
 };
@@ -75,6 +75,16 @@ pub fn check(folder: &Path) -> Result<Vec<FileProblem>, FileError> {
     Ok(problems)
 }
 
+/// Whether any file of the folder defines a ServiceCIDR.
+///
+/// # Errors
+///
+/// When the folder itself cannot be read.
+pub fn has_service_cidrs(folder: &Path) -> Result<bool, FileError> {
+    let good = list(folder)?.into_iter().filter_map(|path| parse(&path, &read_text(&path)?.ok()?).ok());
+    Ok(good.into_iter().any(|contents| !contents.service_cidrs.is_empty()))
+}
+
 /// One folder and what has been sent of it.
 pub(super) struct Folder {
     path: PathBuf,
@@ -83,6 +93,7 @@ pub(super) struct Folder {
     services: Store<Services>,
     endpoint_slices: Store<EndpointSlices>,
     nodes: Store<Nodes>,
+    service_cidrs: Store<ServiceCidrs>,
     /// Objects defined twice that have been reported.
     clashes: BTreeSet<String>,
 }
@@ -102,6 +113,7 @@ struct Contents {
     services: Vec<Defined<Services>>,
     endpoint_slices: Vec<Defined<EndpointSlices>>,
     nodes: Vec<Defined<Nodes>>,
+    service_cidrs: Vec<Defined<ServiceCidrs>>,
 }
 
 /// One object as a file defines it.
@@ -121,6 +133,7 @@ impl Folder {
             services: Store::new(),
             endpoint_slices: Store::new(),
             nodes: Store::new(),
+            service_cidrs: Store::new(),
             clashes: BTreeSet::new(),
         }
     }
@@ -153,6 +166,7 @@ impl Folder {
         let mut clashes = BTreeSet::new();
         let files = &self.files;
         let mut changes = merge(files, |file| &file.nodes, &mut self.nodes, &mut clashes, |name| *name == self.node);
+        changes.extend(merge(files, |file| &file.service_cidrs, &mut self.service_cidrs, &mut clashes, |_| true));
         changes.extend(merge(files, |file| &file.services, &mut self.services, &mut clashes, |_| true));
         changes.extend(merge(files, |file| &file.endpoint_slices, &mut self.endpoint_slices, &mut clashes, |_| true));
         for clash in clashes.difference(&self.clashes) {
@@ -266,6 +280,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, Problem> {
         match object {
             Object::Service(object) => contents.services.push(define(document, &*object)?),
             Object::EndpointSlice(object) => contents.endpoint_slices.push(define(document, &*object)?),
+            Object::ServiceCidr(object) => contents.service_cidrs.push(define(document, &*object)?),
             Object::Node(object) => contents.nodes.push(define(document, &*object)?),
         }
     }

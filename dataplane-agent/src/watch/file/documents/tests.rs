@@ -6,6 +6,7 @@ fn found(objects: Result<Vec<(usize, Object)>, ParseError>) -> Vec<String> {
     let name = |object: &Object| match object {
         Object::Service(object) => format!("Service {}", object.metadata.name.as_deref().unwrap_or("-")),
         Object::EndpointSlice(object) => format!("EndpointSlice {}", object.metadata.name.as_deref().unwrap_or("-")),
+        Object::ServiceCidr(object) => format!("ServiceCIDR {}", object.metadata.name.as_deref().unwrap_or("-")),
         Object::Node(object) => format!("Node {}", object.metadata.name.as_deref().unwrap_or("-")),
     };
     objects.unwrap().iter().map(|(document, object)| format!("{document}: {}", name(object))).collect()
