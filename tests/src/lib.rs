@@ -13,6 +13,7 @@ pub mod traffic;
 
 pub mod costs;
 pub mod harness;
+pub mod meaning;
 pub mod packet;
 pub mod reference;
 
