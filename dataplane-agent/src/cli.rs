@@ -80,7 +80,7 @@ enum Command {
     /// Check whether this node is fit for sluice, and say what to do where it is not
     Check(check::Check),
     /// Detach every program of sluice and remove everything it pinned; does nothing the second time
-    Cleanup,
+    Cleanup(cleanup::Cleanup),
     /// Print a completion script for a shell
     Completion(completion::Completion),
     /// Print the version of this program and of the map layouts it knows
@@ -117,7 +117,7 @@ impl Cli {
             Command::Map(command) => map::run(&command, &bpffs, output)?,
             Command::Check(args) if !check::run(&args, &bpffs, output)? => return Ok(ExitCode::FAILURE),
             Command::Check(_) => {}
-            Command::Cleanup => cleanup::run(&bpffs, output)?,
+            Command::Cleanup(args) => cleanup::run(args, &bpffs, output)?,
             Command::Completion(args) => completion::run(args)?,
             Command::Version => version::run(output)?,
         }

@@ -6,7 +6,9 @@
 
 pub mod cli;
 pub mod datapath;
+pub mod health;
 pub mod maps;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod plan;

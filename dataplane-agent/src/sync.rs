@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod core;
 pub mod installed;
+mod observer;
 mod retry;
 pub mod round;
 pub mod status;
@@ -16,12 +17,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::status::Status;
 use self::{core::Core, retry::Retries, status::Reporter};
+pub use self::{
+    observer::{Applied, Observer},
+    status::Status,
+};
 use crate::{
     maps::{self, MapError, Maps},
     model::Change,
-    tables::{BackendId, BackendRow},
 };
 
 /// How the loop runs.
@@ -42,17 +45,6 @@ impl Options {
     }
 }
 
-/// Told of backends that have just ceased to exist, so that sockets connected to them can be ended.
-pub trait BackendsGone: Send {
-    /// `gone` are the ids and rows as they were last in use; no map names them any more.
-    fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]);
-}
-
-/// Nobody needs to know.
-impl BackendsGone for () {
-    fn backends_gone(&mut self, _gone: &[(BackendId, BackendRow)]) {}
-}
-
 /// Applies `changes` to `maps` until the channel closes or `shutdown` completes.
 ///
 /// What the maps hold at the beginning is taken as it is, so a start with an unchanged cluster writes nothing. The maps
@@ -64,7 +56,7 @@ pub async fn run<M: Maps + Send>(
     mut maps: M,
     mut changes: mpsc::Receiver<Change>,
     status: watch::Sender<Arc<Status>>,
-    mut gone: impl BackendsGone,
+    mut observer: impl Observer,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), MapError> {
     let mut core = Core::new(&options.node_name, maps.read()?);
@@ -80,7 +72,10 @@ pub async fn run<M: Maps + Send>(
         tokio::select! {
             () = &mut shutdown => break,
             change = changes.recv() => match change {
-                Some(change) => core.take(change),
+                Some(change) => {
+                    observer.taken(&change);
+                    core.take(change);
+                }
                 None => open = false,
             },
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -88,13 +83,17 @@ pub async fn run<M: Maps + Send>(
         // Everything that has arrived is one round's work, but a source that never pauses must not put the round off.
         for _ in 0..changes.max_capacity() {
             let Ok(change) = changes.try_recv() else { break };
+            observer.taken(&change);
             core.take(change);
         }
         let now = Instant::now();
         retries.take_due(now).into_iter().for_each(|unit| core.retry(unit));
         if core.has_work() && (now >= next_round || !open) {
-            run_round(&mut core, &mut maps, &mut retries, &mut reporter, &mut gone);
+            run_round(&mut core, &mut maps, &mut retries, &mut reporter, &mut observer);
             next_round = Instant::now() + options.min_interval;
+        }
+        if core.is_settled() {
+            observer.settled();
         }
         reporter.update(&core, &retries);
     }
@@ -107,13 +106,16 @@ fn run_round(
     maps: &mut impl Maps,
     retries: &mut Retries,
     reporter: &mut Reporter,
-    gone: &mut impl BackendsGone,
+    observer: &mut impl Observer,
 ) {
+    let begun = Instant::now();
     let round = core.plan();
     let outcome = maps::apply(&round.plan, maps);
     reporter.count(&outcome);
     let operations = outcome.done.len();
+    let (done, failed) = (outcome.done.iter().filter(|done| **done).count(), outcome.failed.len());
     let report = core.commit(round, outcome);
+    observer.applied(&Applied { cluster: core.cluster(), report: &report, duration: begun.elapsed(), done, failed });
     if operations > 0 {
         tracing::debug!(operations, units = report.succeeded.len(), "applied");
     }
@@ -128,6 +130,6 @@ fn run_round(
         }
     }
     if !report.gone.is_empty() {
-        gone.backends_gone(&report.gone);
+        observer.backends_gone(&report.gone);
     }
 }

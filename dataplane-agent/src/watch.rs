@@ -6,6 +6,7 @@
 
 pub mod devices;
 pub mod endpoint_slice;
+pub mod events;
 pub mod field;
 pub mod file;
 pub mod kind;

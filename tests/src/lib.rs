@@ -24,6 +24,7 @@ pub mod objects;
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod http;
 pub mod leftovers;
 pub mod netns;
 pub mod process;

@@ -60,8 +60,11 @@ struct Tool {
     needed: &'static str,
 }
 
-const TOOLS: &[Tool] =
-    &[Tool { program: "ip", package: "iproute2", needed: "the test bed lays out its namespaces with it" }];
+const TOOLS: &[Tool] = &[
+    Tool { program: "ip", package: "iproute2", needed: "the test bed lays out its namespaces with it" },
+    Tool { program: "iptables", package: "iptables", needed: "tests leave kube-proxy's rules behind with it" },
+    Tool { program: "nft", package: "nftables", needed: "tests leave kube-proxy's tables behind with it" },
+];
 
 /// Prints one line per need; fails when one is not met.
 fn check() -> ExitCode {

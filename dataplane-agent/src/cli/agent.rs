@@ -1,25 +1,26 @@
 //! `sluice agent`: its options, and how its parts are wired together.
 
 pub mod kube_proxy;
+mod observe;
 mod options;
 mod serve;
+mod surface;
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use dataplane_common::{NodeConfig, Protocol, map::cidr};
+use dataplane_common::{NodeConfig, map::cidr};
 use tracing::{info, warn};
 
 pub use self::options::AgentArgs;
-use self::{options::LogFormat, serve::Feed};
+use self::{
+    options::LogFormat,
+    serve::{Feed, Setup},
+    surface::Surface,
+};
 use crate::{
-    datapath::{
-        Datapath, Pins,
-        sockets::{Gone, StaleSockets},
-    },
+    datapath::{Datapath, Pins, sockets::StaleSockets},
     maps::{Maps as _, kernel::KernelMaps, pinned::Access},
-    sync::BackendsGone,
-    tables::{BackendId, BackendRow},
     watch::kube,
 };
 
@@ -43,12 +44,16 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
 
+    let surface = Surface::new(&node, &decisions, feed.recorder(&node))?;
     let mut datapath = Datapath::open(options)?;
     info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh = datapath.is_fresh(), "programs loaded");
     let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
     let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?)));
     let served = match opened {
-        Ok((maps, sockets)) => serve::serve(&args, &decisions, node, feed, &mut datapath, maps, sockets).await,
+        Ok((maps, sockets)) => {
+            let setup = Setup { args: &args, decisions: &decisions, node, bpffs };
+            serve::serve(setup, feed, surface, &mut datapath, maps, sockets).await
+        }
         Err(error) => Err(error),
     };
     match served {
@@ -69,17 +74,6 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
 fn had_service_cidrs(bpffs: &Path) -> bool {
     let snapshot = KernelMaps::open(bpffs, Access::ReadOnly).ok().and_then(|maps| maps.read().ok());
     snapshot.is_some_and(|snapshot| snapshot.tables.cidrs.values().any(|bits| bits & cidr::SERVICE != 0))
-}
-
-/// Connected UDP sockets end with their backend, TCP connections by themselves.
-impl BackendsGone for StaleSockets {
-    fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]) {
-        let mut udp = Gone::new();
-        for (id, row) in gone.iter().filter(|(_, row)| row.protocol == Protocol::Udp) {
-            udp.entry(row.addr).or_default().push((id.number, row.generation));
-        }
-        self.end(&udp);
-    }
 }
 
 fn log_to_stderr(format: LogFormat, filter: &str) {

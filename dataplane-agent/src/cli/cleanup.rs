@@ -1,11 +1,22 @@
 //! `sluice cleanup`: takes everything of sluice off the node.
 
+pub mod kube_proxy;
+
 use std::path::Path;
 
+use clap::Args;
 use serde::Serialize;
 
 use super::output::Output;
 use crate::datapath::{self, Pins, Report};
+
+/// Options of `sluice cleanup`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Cleanup {
+    /// Remove kube-proxy's iptables chains and nftables tables instead, and nothing of sluice
+    #[arg(long)]
+    pub kube_proxy: bool,
+}
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,7 +44,10 @@ impl From<Report> for Removed {
 }
 
 /// Removes everything and prints what it was.
-pub fn run(bpffs: &Path, output: Output) -> anyhow::Result<()> {
+pub fn run(args: Cleanup, bpffs: &Path, output: Output) -> anyhow::Result<()> {
+    if args.kube_proxy {
+        return output.object(&kube_proxy::remove()?, kube_proxy::text);
+    }
     let removed = Removed::from(datapath::cleanup(&Pins::new(bpffs))?);
     output.object(&removed, text)
 }

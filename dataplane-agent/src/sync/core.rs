@@ -62,6 +62,16 @@ impl Core {
         self.compared && !self.dirty.is_empty()
     }
 
+    /// Whether everything that has arrived has been planned, after all sources have delivered.
+    pub fn is_settled(&self) -> bool {
+        self.compared && self.dirty.is_empty()
+    }
+
+    /// The cluster as it is known.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Plans all that is dirty.
     pub fn plan(&mut self) -> Round {
         let dirty = std::mem::take(&mut self.dirty);

@@ -13,6 +13,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("netlink", &["model"]),
     ("watch", &["model", "netlink"]),
     ("datapath", &["model", "maps", "netlink"]),
+    // Leaves: what they show comes from the loop.
+    ("health", &["model"]),
+    ("metrics", &[]),
     ("sync", &["model", "tables", "plan", "maps", "watch"]),
 ];
 
@@ -23,7 +26,9 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aya", &["maps", "datapath"]),
     ("aya_obj", &["maps", "datapath"]),
     ("rtnetlink", &["netlink", "watch", "datapath"]),
-    ("tokio", &["netlink", "watch", "datapath", "sync"]),
+    ("tokio", &["netlink", "watch", "datapath", "sync", "health", "metrics"]),
+    ("axum", &["health", "metrics"]),
+    ("prometheus", &["metrics"]),
     ("clap", &["datapath"]),
     ("anyhow", &[]),
 ];

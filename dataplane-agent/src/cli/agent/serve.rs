@@ -1,6 +1,11 @@
 //! The running agent: the source, the interfaces and the loop, until a signal.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
@@ -14,15 +19,18 @@ use tracing::{debug, info, warn};
 use super::{
     kube_proxy::Decisions,
     options::{AgentArgs, SourceKind},
+    surface::{Arrival, Surface},
 };
 use crate::{
-    datapath::{Datapath, attach::Applied},
+    cli::cleanup::kube_proxy,
+    datapath::{Datapath, attach::Applied, sockets::StaleSockets},
     maps::Maps,
     model::{Change, Source},
-    sync::{self, BackendsGone, Status},
+    sync::{self, Status},
     watch::{
         Sender,
         devices::{Devices, View, classify::Rules},
+        events::Recorder,
         file, kube,
     },
 };
@@ -72,6 +80,14 @@ impl Feed {
         }
     }
 
+    /// What writes events.
+    pub(super) fn recorder(&self, node: &str) -> Recorder {
+        match self {
+            Self::Kube(connection) => Recorder::new(Some(connection), node),
+            Self::File(_) => Recorder::new(None, node),
+        }
+    }
+
     async fn run(self, node: String, changes: Sender) -> anyhow::Result<()> {
         match self {
             Self::Kube(connection) => kube::run(connection, &node, &changes).await,
@@ -81,16 +97,24 @@ impl Feed {
     }
 }
 
+/// What was decided before the start.
+pub(super) struct Setup<'a> {
+    pub(super) args: &'a AgentArgs,
+    pub(super) decisions: &'a Decisions,
+    pub(super) node: String,
+    pub(super) bpffs: &'a Path,
+}
+
 /// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT.
 pub(super) async fn serve(
-    args: &AgentArgs,
-    decisions: &Decisions,
-    node: String,
+    setup: Setup<'_>,
     feed: Feed,
+    mut surface: Surface,
     datapath: &mut Datapath,
     maps: impl Maps + Send + 'static,
-    gone: impl BackendsGone + 'static,
+    sockets: StaleSockets,
 ) -> anyhow::Result<()> {
+    let Setup { args, decisions, node, bpffs } = setup;
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (changes, applied) = mpsc::channel(QUEUE);
     let (found, forwarded) = mpsc::channel(QUEUE);
@@ -103,9 +127,11 @@ pub(super) async fn serve(
     options.min_interval = decisions.min_interval;
     let shutdown = async move { _ = stopped.await };
     send(&changes, Change::Settings(decisions.settings.clone())).await?;
-    let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, gone, shutdown));
+    let told = surface.told(sockets);
+    let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, told, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
-    let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses));
+    let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses, surface.arrival()));
+    surface.serve(bpffs, ready.clone());
     let rules = Rules {
         pods: args.pod_interfaces.clone(),
         uplinks: args.uplinks.clone(),
@@ -115,7 +141,7 @@ pub(super) async fn serve(
     let devices = Devices::open(rules, node_known.clone()).context("the node's interfaces cannot be watched")?;
 
     let announced = ready.clone();
-    let announcement = tokio::spawn(announce(announced));
+    let announcement = tokio::spawn(announce(announced, args.kube_proxy.cleanup_kube_proxy));
     let result = tokio::select! {
         _ = terminated.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),
@@ -142,8 +168,10 @@ async fn forward(
     mut found: mpsc::Receiver<Change>,
     changes: Sender,
     addresses: watch::Sender<Vec<IpAddr>>,
+    mut arrival: Arrival,
 ) {
     while let Some(change) = found.recv().await {
+        arrival.of(&change);
         match &change {
             // A Node object that is deleted takes no address from the node itself.
             Change::Node(name, Some(object)) if *name == node => {
@@ -225,10 +253,21 @@ fn report(applied: &Applied, view: &View) -> bool {
     !applied.failed.is_empty()
 }
 
-/// Says so when the maps hold for the first time what the cluster wants.
-async fn announce(mut status: watch::Receiver<Arc<Status>>) {
-    if let Ok(status) = status.wait_for(|status| status.waiting_for.is_empty() && status.rounds > 0).await {
-        info!(services = status.services, frontends = status.frontends, backends = status.backends, "ready");
+/// Says so when the maps hold for the first time what the cluster wants, and then removes kube-proxy's rules if that is wanted.
+async fn announce(mut status: watch::Receiver<Arc<Status>>, cleanup_kube_proxy: bool) {
+    match status.wait_for(|status| status.waiting_for.is_empty() && status.rounds > 0).await {
+        Ok(status) => {
+            info!(services = status.services, frontends = status.frontends, backends = status.backends, "ready");
+        }
+        Err(_loop_ended) => return,
+    }
+    if !cleanup_kube_proxy {
+        return;
+    }
+    match tokio::task::spawn_blocking(kube_proxy::remove).await {
+        Ok(Ok(removed)) => kube_proxy::text(&removed).lines().for_each(|line| info!("{line}")),
+        Ok(Err(error)) => warn!("kube-proxy's rules are not removed; `sluice cleanup --kube-proxy` does it: {error:#}"),
+        Err(error) => warn!(%error, "removing kube-proxy's rules ended badly"),
     }
 }
 

@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::{
-    sync::{BackendsGone, Options, Status, run},
+    sync::{Observer, Options, Status, run},
     tables::{BackendId, BackendRow},
 };
 
 type Gone = Arc<Mutex<Vec<String>>>;
 
-impl BackendsGone for Gone {
+impl Observer for Gone {
     fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]) {
         self.lock().unwrap().extend(gone.iter().map(|(id, row)| format!("{id} {}", row.addr)));
     }

@@ -58,6 +58,9 @@ pub struct KubeProxyFlags {
     /// Verbosity of the log, from 0; above 3 debug, above 5 everything
     #[arg(short, long = "v", value_name = "LEVEL")]
     pub verbosity: Option<u32>,
+    /// Remove kube-proxy's iptables chains and nftables tables once sluice has taken over
+    #[arg(long)]
+    pub cleanup_kube_proxy: bool,
     #[command(flatten)]
     pub(super) ignored: IgnoredFlags,
 }

@@ -1,0 +1,218 @@
+//! What an agent shows as kube-proxy does: health, metrics, health checks of services; and the traces of kube-proxy that it
+//! removes.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use dataplane_tests::{
+    agent::AgentOptions,
+    cluster::{Cluster, Node},
+    http::{self, Answer},
+    objects::{self, Endpoint, Service},
+    topology::{Topology, Wiring},
+};
+use serde_json::json;
+
+const HEALTH: u16 = 10256;
+const METRICS: u16 = 10249;
+const CHECK: u16 = 32_100;
+
+/// A node `a` with two pods and a node `b` without an agent, and the agent of `a` started with `arguments`.
+fn cluster(arguments: &[&str]) -> Result<Cluster> {
+    let mut cluster = Cluster::new(Topology::two_nodes(Wiring::Routed, &["web-a", "web-b"], &["web-c"]))?;
+    cluster.put_nodes()?;
+    let manifests = cluster.manifests.clone();
+    cluster.node_mut("a").start_agent(&AgentOptions::with(arguments), &manifests)?;
+    Ok(cluster)
+}
+
+/// Asks `address`, from the namespace of `node` itself.
+fn get(node: &Node, address: impl Into<SocketAddr>, path: &str) -> Result<Answer> {
+    http::get(node.host.netns(), address.into(), path)
+}
+
+/// Waits until `what` holds for the answer.
+#[track_caller]
+fn eventually(ask: impl Fn() -> Result<Answer>, what: impl Fn(&Answer) -> bool) -> Result<Answer> {
+    let begun = Instant::now();
+    loop {
+        let answer = ask();
+        if answer.as_ref().is_ok_and(&what) || begun.elapsed() > Duration::from_secs(10) {
+            let answer = answer?;
+            ensure!(what(&answer), "at last: {answer:?}");
+            return Ok(answer);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A LoadBalancer service with externalTrafficPolicy Local and a healthCheckNodePort.
+fn balanced(name: &str, number: u8, port: u16) -> Service {
+    Service::new(name, number).node_port(80, 8080, 30_000 + u16::from(number)).spec(json!({
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": port,
+    }))
+}
+
+#[test]
+fn p70_healthz_says_what_kube_proxy_says_and_follows_the_node() -> Result<()> {
+    let cluster = cluster(&[])?;
+    let node = cluster.node("a");
+    let ask = |path: &'static str| move |address: SocketAddr| get(node, address, path);
+    for address in [(Ipv4Addr::LOCALHOST, HEALTH).into(), (Ipv6Addr::LOCALHOST, HEALTH).into()] {
+        let answer = eventually(|| ask("/healthz")(address), |answer| answer.status == 200)?;
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let body = answer.json()?;
+        assert_eq!((&body["healthy"], &body["nodeEligible"]), (&json!(true), &json!(true)));
+        for time in [&body["lastUpdated"], &body["currentTime"], &body["status"]["IPv6"]["lastUpdated"]] {
+            assert!(time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{body}");
+        }
+        assert_eq!(body["status"]["IPv4"]["healthy"], json!(true));
+    }
+    // From outside, as a load balancer asks.
+    let address = node.address(dataplane_tests::topology::IpVersion::V4, HEALTH);
+    assert_eq!(http::get(cluster.external.netns(), address, "/healthz")?.status, 200);
+
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH));
+    let mut nodes = objects::nodes(&cluster);
+    nodes[0]["spec"]["taints"] = json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }]);
+    cluster.put_manifest("nodes", &nodes)?;
+    let answer = eventually(|| get(node, address, "/healthz"), |answer| answer.status == 503)?;
+    assert_eq!((&answer.json()?["healthy"], &answer.json()?["nodeEligible"]), (&json!(true), &json!(false)));
+    let answer = get(node, address, "/livez")?;
+    assert!(answer.status == 200 && answer.json()?.get("nodeEligible").is_none(), "{answer:?}");
+    cluster.put_nodes()?;
+    eventually(|| get(node, address, "/healthz"), |answer| answer.status == 200)?;
+    cluster.put_manifest("nodes", &[])?;
+    eventually(|| get(node, address, "/healthz"), |answer| answer.status == 503)?;
+    Ok(())
+}
+
+#[test]
+fn p71_livez_does_not_care_for_the_node() -> Result<()> {
+    let cluster = cluster(&["--healthz-bind-address", "127.0.0.1:10300"])?;
+    let node = cluster.node("a");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10300));
+    cluster.put_manifest("nodes", &[])?;
+    eventually(|| get(node, address, "/healthz"), |answer| answer.status == 503)?;
+    let answer = get(node, address, "/livez")?;
+    assert!(answer.status == 200 && answer.json()?["healthy"] == json!(true), "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn p72_a_health_check_port_follows_its_service_and_p73_draining_endpoints_do_not_count() -> Result<()> {
+    let cluster = cluster(&[])?;
+    let node = cluster.node("a");
+    let service = balanced("web", 21, CHECK);
+    let pods = Endpoint::pods(&cluster, &["web-a", "web-b", "web-c"]);
+    cluster.put_service(&service, &pods)?;
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, CHECK)), (Ipv6Addr::LOCALHOST, CHECK).into()] {
+        let answer = eventually(|| get(node, address, "/any/path"), |answer| answer.status == 200)?;
+        let expected = json!({
+            "service": { "namespace": "default", "name": "web" },
+            "localEndpoints": 2,
+            "serviceProxyHealthy": true,
+        });
+        assert_eq!(answer.json()?, expected);
+        assert_eq!(answer.header("x-load-balancing-endpoint-weight"), Some("2"));
+    }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, CHECK));
+    let has =
+        |count: &'static str| move |answer: &Answer| answer.header("x-load-balancing-endpoint-weight") == Some(count);
+    // Ready on another node, draining on this one.
+    let [a, b, c] = pods.as_slice() else { unreachable!() };
+    cluster.put_service(&service, &[a.clone().draining(), b.clone(), c.clone()])?;
+    assert_eq!(eventually(|| get(node, address, "/"), has("1"))?.status, 200);
+    cluster.put_service(&service, &[a.clone().draining(), b.clone().draining(), c.clone()])?;
+    assert_eq!(eventually(|| get(node, address, "/"), has("0"))?.status, 503);
+    // The port moves, and goes with the service.
+    let moved = balanced("web", 21, CHECK + 1);
+    cluster.put_service(&moved, &pods)?;
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, CHECK + 1));
+    eventually(|| get(node, to, "/"), has("2"))?;
+    assert!(get(node, address, "/").is_err());
+    cluster.delete_service(&moved)?;
+    let begun = Instant::now();
+    while get(node, to, "/").is_ok() {
+        ensure!(begun.elapsed() < Duration::from_secs(10), "the port of a deleted service is still open");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
+fn p72_a_port_that_is_taken_is_reported_and_had_as_soon_as_it_is_free() -> Result<()> {
+    let cluster = cluster(&[])?;
+    let node = cluster.node("a");
+    let taken = node.host.netns().run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, CHECK)))??;
+    cluster.put_service(&balanced("web", 21, CHECK), &Endpoint::pods(&cluster, &["web-a"]))?;
+    let log = &node.agent.as_ref().context("an agent")?.log;
+    let begun = Instant::now();
+    while !fs::read_to_string(log)?.contains("FailedToStartServiceHealthcheck") {
+        ensure!(begun.elapsed() < Duration::from_secs(10), "nothing is said about the port");
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(taken);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, CHECK));
+    eventually(|| get(node, address, "/"), |answer| answer.status == 200)?;
+    Ok(())
+}
+
+#[test]
+fn p38_health_checks_listen_where_node_ports_are_taken() -> Result<()> {
+    let node_port_addresses = "primary";
+    let cluster = cluster(&["--nodeport-addresses", node_port_addresses])?;
+    let node = cluster.node("a");
+    cluster.put_service(&balanced("web", 21, CHECK), &Endpoint::pods(&cluster, &["web-a"]))?;
+    for version in dataplane_tests::topology::IpVersion::BOTH {
+        eventually(|| get(node, node.address(version, CHECK), "/"), |answer| answer.status == 200)?;
+        assert!(get(node, (version.loopback(), CHECK), "/").is_err(), "{version}");
+    }
+    Ok(())
+}
+
+#[test]
+fn p75_metrics_have_kube_proxys_names_and_p76_proxy_mode_is_told() -> Result<()> {
+    let cluster = cluster(&[])?;
+    let node = cluster.node("a");
+    let service = Service::new("web", 21).port(80, 8080).spec(json!({ "internalTrafficPolicy": "Local" }));
+    cluster.put_service(&service, &Endpoint::pods(&cluster, &["web-c"]))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS));
+    let no_local = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"} 2";
+    get(node, (Ipv4Addr::LOCALHOST, HEALTH), "/healthz")?;
+    let answer = eventually(|| get(node, address, "/metrics"), |answer| answer.body.contains(no_local))?;
+    assert!(answer.header("content-type").is_some_and(|value| value.starts_with("text/plain; version=0.0.4")));
+    let value = |name: &str| -> f64 {
+        let line = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{}", answer.body)).parse().unwrap()
+    };
+    assert!(value("kubeproxy_sync_proxy_rules_duration_seconds_count") >= 1.0);
+    assert!(value("kubeproxy_sync_proxy_rules_last_timestamp_seconds") > 1e9);
+    assert!(value("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds") > 1e9);
+    assert!(value("kubeproxy_sync_proxy_rules_service_changes_total") >= 1.0);
+    assert!(value("kubeproxy_sync_proxy_rules_endpoint_changes_total") >= 2.0);
+    for pending in ["service", "endpoint"] {
+        assert_eq!(value(&format!("kubeproxy_sync_proxy_rules_{pending}_changes_pending")), 0.0);
+    }
+    assert!(value("kubeproxy_proxy_healthz_total{code=\"200\"}") >= 1.0);
+    assert_eq!(value("sluice_services"), 1.0);
+    assert_eq!(value("sluice_sync_errors"), 0.0);
+    assert_eq!(value("sluice_dropped_packets_total{reason=\"no_route\"}"), 0.0);
+    assert!(value("sluice_map_operations_total{result=\"done\"}") > 1.0);
+    for family in ["IPv4", "IPv6"] {
+        assert!(value(&format!("sluice_conntrack_capacity{{family=\"{family}\"}}")) >= 1024.0);
+        assert!(value(&format!("sluice_conntrack_entries{{family=\"{family}\"}}")) >= 0.0);
+    }
+    let mode = get(node, address, "/proxyMode")?;
+    assert_eq!((mode.status, &*mode.body), (200, "ebpf"));
+    assert_eq!(get(node, address, "/healthz")?.body, "ok");
+    Ok(())
+}
