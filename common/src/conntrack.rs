@@ -73,6 +73,9 @@ pub enum Next {
     Route = 1,
     /// Back out of the interface it came from: a pod talks to itself.
     Bounce = 2,
+    /// To the node's own socket, as if received on the interface that leads to the packet's source: strict reverse-path
+    /// filtering would drop a frontend's address that comes in from a pod.
+    Receive = 3,
 }
 
 /// What has been seen of a flow, as bits that only ever get set.
@@ -118,6 +121,13 @@ impl FlowState {
             }
         }
         Self(bits)
+    }
+
+    /// Whether a side has said that it is done: a SYN of the client then starts another connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        self.0 & (Self::BOTH_FIN | Self::RESET.0) != 0
     }
 
     /// Whether nothing more can come of the connection, so that a new SYN may start another.
@@ -229,6 +239,16 @@ pub struct Flow<A> {
 }
 
 impl<A: Copy> Flow<A> {
+    /// Whether this entry rewrites answers to what a packet with `key` became: it then belongs to the same flow.
+    #[must_use]
+    #[inline(always)]
+    pub fn answers(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.src == key.dst && self.dst == key.src && self.src_port == key.dst_port && self.dst_port == key.src_port
+    }
+
     /// The tuple a packet has after the rewrite.
     #[inline(always)]
     pub const fn translated(&self, protocol: u8) -> FlowKey<A> {

@@ -1,10 +1,12 @@
 //! Flows: finding a packet's entry, keeping its state, and opening both entries of a new flow.
 
+use core::{arch::asm, mem::offset_of};
+
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_get_prandom_u32,
 };
-use dataplane_common::{Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks};
+use dataplane_common::{Addr, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks};
 
 use crate::{
     clock, config,
@@ -40,15 +42,22 @@ pub struct Opening {
     pub allocate_port: bool,
 }
 
-/// Finds the packet's flow, and moves its state when the packet is translated at this `side`.
+/// Finds the packet's flow, and moves its state when the packet is translated at this `side`. A flow that has just been
+/// begun (`fresh`) is taken as it is.
 ///
-/// This is the established path: one conntrack lookup, and for UDP one array lookup for the backend's generation. What the
-/// packet becomes is written to `to`.
+/// This is the established path: one conntrack lookup, and for datagrams one array lookup for the backend's generation. What
+/// the packet becomes is written to `to`.
 #[inline(always)]
-pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: &mut FlowKey<F::Addr>) -> Tracked {
+pub fn track<F: Datapath>(
+    headers: &Headers<F::Addr>,
+    side: Side,
+    len: u32,
+    fresh: bool,
+    to: &mut FlowKey<F::Addr>,
+) -> Tracked {
     let Some(flow) = F::conntrack().find(&headers.key) else { return Tracked::Unknown };
     // SAFETY: the map keeps the entry readable and writable. Another processor may use it at the same time or the LRU list
-    // may give it away: single words are read and written, which at worst miscounts or loses a state bit.
+    // may give it away: single words are read and written, which at worst miscounts a packet.
     let flow = unsafe { &mut *flow };
     if flow.side != side as u8 {
         return Tracked::Elsewhere;
@@ -56,10 +65,11 @@ pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: 
     let now = clock::now();
     let protocol = headers.key.protocol;
     let direction = if flow.direction == Direction::Original as u8 { Direction::Original } else { Direction::Reply };
-    if matches!(direction, Direction::Original) && is_over::<F>(headers, flow, now) {
+    if !fresh && matches!(direction, Direction::Original) && is_over::<F>(headers, flow, now) {
         return Tracked::Unknown;
     }
-    let state = flow.state.after(direction, headers.tcp);
+    let seen = flow.state;
+    let state = seen.after(direction, headers.tcp);
     let deadline = now.0 + config::timeout(state.timeout(protocol));
     if flow.deadline != deadline {
         flow.deadline = deadline;
@@ -71,9 +81,8 @@ pub fn track<F: Datapath>(headers: &Headers<F::Addr>, side: Side, len: u32, to: 
     to.src_port = flow.src_port;
     to.dst_port = flow.dst_port;
     let next = flow.next;
-    if state != flow.state {
-        flow.state = state;
-        share_state::<F>(to, state, now);
+    if state != seen {
+        share_state::<F>(headers, flow, state, now);
     }
     Tracked::Translate(next)
 }
@@ -99,16 +108,16 @@ pub fn track_error<F: Datapath>(quoted: &FlowKey<F::Addr>, side: Side, to: &mut 
 /// Whether a packet of the original direction starts something new although its tuple has an entry.
 #[inline(always)]
 fn is_over<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: Ticks) -> bool {
-    if headers.key.protocol == Protocol::Tcp as u8 {
-        // An open connection stays with its backend whatever becomes of it, until it closes.
-        if !headers.tcp.opens() {
-            return false;
-        }
-        flow.state.is_closed() || is_silent::<F>(flow, &headers.key, now) || !backend_exists::<F>(flow)
-    } else {
-        // A datagram never goes to an endpoint that is gone.
-        !backend_exists::<F>(flow) || is_silent::<F>(flow, &headers.key, now)
+    let key = &headers.key;
+    if key.protocol == Protocol::Tcp as u8 {
+        // An open connection stays with its backend whatever becomes of it, until it closes. A SYN keeps its entry only if
+        // that is still opening or open, and if answers still have theirs: the same client may since have reached the same
+        // backend from the same port through another frontend.
+        return headers.tcp.opens()
+            && (flow.state.is_closing() || !backend_exists::<F>(flow) || is_orphaned_or_silent::<F>(flow, key, now));
     }
+    // A datagram never goes to an endpoint that is gone.
+    !backend_exists::<F>(flow) || is_silent::<F>(flow, key, now)
 }
 
 #[inline(always)]
@@ -121,26 +130,49 @@ fn backend_exists<F: Datapath>(flow: &Flow<F::Addr>) -> bool {
 /// Whether both directions of `flow`, whose own key is `key`, have been silent for longer than its state allows.
 #[inline(always)]
 fn is_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>, now: Ticks) -> bool {
-    if now.0 <= flow.deadline {
-        return false;
-    }
-    let peer = flow.translated(key.protocol).reversed();
-    match F::conntrack().find(&peer) {
-        // SAFETY: a word is read from an entry that the map keeps readable.
-        Some(peer) => unsafe { now.0 > (*peer).deadline },
-        None => true,
+    now.0 > flow.deadline && is_orphaned_or_silent::<F>(flow, key, now)
+}
+
+/// Whether `flow` has no entry for its other direction any more, or has been silent in both.
+#[inline(always)]
+fn is_orphaned_or_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>, now: Ticks) -> bool {
+    let Some(peer) = peer::<F>(flow, key) else { return true };
+    // SAFETY: a word is read from an entry that the map keeps readable.
+    now.0 > flow.deadline && now.0 > unsafe { (*peer).deadline }
+}
+
+/// The flow's entry for the other direction, unless that tuple belongs to another flow by now.
+#[inline(always)]
+fn peer<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>) -> Option<*mut Flow<F::Addr>> {
+    let peer = F::conntrack().find(&flow.translated(key.protocol).reversed())?;
+    // SAFETY: words are read from an entry that the map keeps readable.
+    unsafe { (*peer).answers(key) }.then_some(peer)
+}
+
+/// Tells both of the flow's entries of a new state: only a handful of packets of a connection change it.
+///
+/// The two directions may do so at once on two processors, so bits are set atomically: one that got lost would leave a closed
+/// connection open for its client's next one from the same port.
+#[inline(always)]
+fn share_state<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>, state: FlowState, now: Ticks) {
+    add_state(flow, state);
+    if let Some(peer) = peer::<F>(flow, &headers.key) {
+        // SAFETY: single words of an entry that the map keeps writable.
+        let peer = unsafe { &mut *peer };
+        add_state(peer, state);
+        peer.deadline = now.0 + config::timeout(state.timeout(headers.key.protocol));
     }
 }
 
-/// Tells the flow's other entry of a new state: only a handful of packets of a connection change it.
+/// Sets the bits of `state` in an entry.
 #[inline(always)]
-fn share_state<F: Datapath>(translated: &FlowKey<F::Addr>, state: FlowState, now: Ticks) {
-    if let Some(peer) = F::conntrack().find(&translated.reversed()) {
-        // SAFETY: single words of an entry that the map keeps writable.
-        let peer = unsafe { &mut *peer };
-        peer.state = FlowState(peer.state.0 | state.0);
-        peer.deadline = now.0 + config::timeout(peer.state.timeout(translated.protocol));
-    }
+fn add_state<A: Addr>(flow: &mut Flow<A>, state: FlowState) {
+    const _: () = assert!(offset_of!(Flow<[u32; 1]>, state) % 4 == 3 && offset_of!(Flow<[u32; 4]>, state) % 4 == 3);
+    // The processor knows atomic operations on words only: the state is the highest byte of the entry's last word.
+    let word = (&raw mut flow.direction).cast::<u32>();
+    let bits = u32::from(state.0) << 24;
+    // SAFETY: the word is aligned (asserted above: three bytes before it end at the state) and part of the entry.
+    unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack)) };
 }
 
 /// Writes both entries of a new flow from `key` to `to`; chooses `to`'s source port where it must.

@@ -104,3 +104,18 @@ pub fn bounce(packet: &mut Packet<'_>) -> Step<Verdict> {
     packet.swap_ethernet_addresses()?;
     Ok(Verdict::Transmit(packet.interface()))
 }
+
+/// Hands the packet with the tuple `to` to the stack as if it had come in by the interface that leads to its source.
+///
+/// A socket of this node sent the request out by that interface, so this is where strict reverse-path filtering (RFC 3704)
+/// expects the answer.
+#[inline(always)]
+pub fn receive<F: Datapath>(packet: &mut Packet<'_>, to: &FlowKey<F::Addr>) -> Step<Verdict> {
+    let hop = resolve::<F>(packet, &to.reversed())?;
+    if hop.reach != Reach::Known {
+        // The interface's own address is only told with its neighbour's; loose filtering lets the packet in as it is.
+        return Ok(Verdict::Pass);
+    }
+    packet.set_ethernet_addresses(swapped_halves(hop.ethernet_addresses))?;
+    Ok(Verdict::Receive(hop.interface))
+}

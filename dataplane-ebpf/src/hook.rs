@@ -19,6 +19,8 @@ pub trait Hook {
     const CLIENT: Client;
     /// Which local addresses take NodePorts here: bits of `local_addr::*`.
     const NODE_PORT_ON: u32;
+    /// Whether pods are on the other side of the interface.
+    const FROM_PODS: bool = false;
     /// Whether flows begin here.
     const BEGINS_FLOWS: bool = true;
 
@@ -50,6 +52,7 @@ impl Hook for FromPod {
     const SIDE: Side = Side::Ingress;
     const CLIENT: Client = Client::Inside;
     const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
+    const FROM_PODS: bool = true;
 
     #[inline(always)]
     fn arrange<F: Datapath>(
@@ -137,7 +140,7 @@ impl Hook for ToUplink {
         _to: &mut FlowKey<F::Addr>,
     ) -> Step<Arrangement> {
         // The stack chose this uplink for the frontend; the backend may be elsewhere, so the packet is routed again.
-        Ok(Arrangement::new((Side::Egress, Next::Route), (Side::Ingress, Next::Stack)))
+        Ok(Arrangement::new((Side::Egress, Next::Route), (Side::Ingress, Next::Receive)))
     }
 
     #[inline(always)]

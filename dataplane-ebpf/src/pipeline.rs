@@ -26,11 +26,11 @@ use crate::{
 /// Runs the stages for a packet of the family `F`; the result is for the kernel.
 #[inline(always)]
 pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
-    let mut outcome = known_flow::<H, F>(skb);
+    let mut outcome = known_flow::<H, F, false>(skb);
     if outcome == Outcome::UNKNOWN_FLOW {
         outcome = if H::BEGINS_FLOWS { new_flow::<H, F>(skb) } else { Outcome::PASS };
         if outcome == Outcome::BEGUN {
-            outcome = known_flow::<H, F>(skb);
+            outcome = known_flow::<H, F, true>(skb);
         } else if outcome == Outcome::REFUSED {
             outcome = refusal::<H, F>(skb);
         }
@@ -42,14 +42,14 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
 
 /// Translates a packet of a known flow: all that most packets need.
 #[inline(never)]
-fn known_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
+fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new(skb) };
-    Outcome::of(translate_known::<H, F>(&mut packet))
+    Outcome::of(translate_known::<H, F>(&mut packet, FRESH))
 }
 
 #[inline(always)]
-fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Outcome> {
+fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -> Step<Outcome> {
     let mut headers = match F::parse(packet) {
         Some(Parsed::Flow(headers)) => headers,
         Some(Parsed::Icmp) => return Ok(Outcome::ICMP_ERROR),
@@ -60,7 +60,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Outcom
     }
     // Filled in place: moving it through return values would cost copies.
     let mut to = headers.key;
-    match conntrack::track::<F>(&headers, H::SIDE, packet.len(), &mut to) {
+    match conntrack::track::<F>(&headers, H::SIDE, packet.len(), fresh, &mut to) {
         Tracked::Elsewhere => Ok(Outcome::PASS),
         Tracked::Unknown => Ok(Outcome::UNKNOWN_FLOW),
         Tracked::Translate(next) => translate::<H, F>(packet, &headers, &to, next).map(Verdict::act),
@@ -175,7 +175,13 @@ fn translate<H: Hook, F: Datapath>(
         return route::<F>(packet, headers, to);
     }
     nat::rewrite::<F>(packet, headers, to)?;
-    if H::BEGINS_FLOWS && next == Next::Bounce as u8 { forward::bounce(packet) } else { Ok(Verdict::Pass) }
+    if H::BEGINS_FLOWS && next == Next::Bounce as u8 {
+        forward::bounce(packet)
+    } else if H::FROM_PODS && next == Next::Receive as u8 {
+        forward::receive::<F>(packet, to)
+    } else {
+        Ok(Verdict::Pass)
+    }
 }
 
 /// Does for a redirected packet what the stack's forwarding would have done.

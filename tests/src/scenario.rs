@@ -55,11 +55,6 @@ impl Scenario {
         Self::start(Self::topology(wiring), AgentOptions::with(arguments))
     }
 
-    /// The same without reverse-path filtering on the nodes.
-    pub fn loose(wiring: Wiring, arguments: &[&str]) -> Result<Self> {
-        Self::start(Self::topology(wiring).loose(), AgentOptions::with(arguments))
-    }
-
     fn topology(wiring: Wiring) -> Topology {
         Topology::two_nodes(wiring, &["client", "web-a"], &["web-b", "web-c"])
     }

@@ -82,8 +82,6 @@ pub struct Topology {
     pub wiring: Wiring,
     /// Nodes with the names of their pods, in the order of their addresses.
     pub nodes: Vec<(String, Vec<String>)>,
-    /// Strict reverse-path filtering (RFC 3704) on the nodes, as some distributions have it.
-    pub strict_rp_filter: bool,
 }
 
 impl Topology {
@@ -96,12 +94,7 @@ impl Topology {
     pub fn new(wiring: Wiring, nodes: &[(&str, &[&str])]) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let nodes = nodes.iter().map(|(node, pods)| ((*node).to_owned(), owned(pods))).collect();
-        Self { wiring, nodes, strict_rp_filter: true }
-    }
-
-    /// The same without reverse-path filtering.
-    pub fn loose(self) -> Self {
-        Self { strict_rp_filter: false, ..self }
+        Self { wiring, nodes }
     }
 }
 

@@ -204,6 +204,23 @@ fn p52_agents_with_clsact_filters_killed_and_started_again_under_load_lose_nothi
 }
 
 #[test]
+fn one_backend_behind_two_services_is_reached_by_both_from_the_same_few_ports() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &[])?;
+    let client = scenario.client();
+    // A backend's answers do not tell by which frontend it was reached: their flows must not take each other's tuples.
+    client.netns().sysctls(&["ipv4/ip_local_port_range=40000 40499"])?;
+    for version in IpVersion::BOTH {
+        for _ in 0..8 {
+            for service in [&scenario.far, &scenario.both, &scenario.near] {
+                let report = client.repeat(&Ask::new(Transport::Tcp, service.cluster_ip(version)), 40)?;
+                expect::lossless(&service.name, &report, 40)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pod_that_starts_later_has_its_services_at_once() -> Result<()> {
     let mut scenario = Scenario::new(Wiring::Routed, &[])?;
     for (number, wiring_host) in ["a", "b"].into_iter().enumerate() {

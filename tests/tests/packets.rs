@@ -293,6 +293,32 @@ fn a_new_connection_from_a_port_that_is_used_again_chooses_anew() -> Result<()> 
 }
 
 #[test]
+fn one_port_reaches_one_backend_by_two_frontends_in_turn() -> Result<()> {
+    each(|harness, cast, protocol| {
+        let other = SocketAddr::new(cast.service.ip(), 81);
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, other, &[cast.remote])?;
+        let fin = TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0);
+        // The backend would answer both frontends' clients from and to the same ports, so a flow that lives keeps them and
+        // the other one gets a source port of its own.
+        for (frontend, ends) in
+            [(cast.service, false), (other, true), (cast.service, true), (other, true), (cast.service, true)]
+        {
+            let first = Packet::first(protocol, cast.pod, frontend);
+            let translated = passes(harness, Hook::FromPod, &first)?;
+            assert_eq!(translated.dst, cast.remote.addr);
+            let answer = passes(harness, Hook::ToPod, &translated.answer())?;
+            assert_eq!((answer.src, answer.dst), (frontend, cast.pod));
+            if ends && protocol == Protocol::Tcp {
+                let end = passes(harness, Hook::FromPod, &first.with_flags(fin))?;
+                passes(harness, Hook::ToPod, &end.answer().with_flags(fin))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn what_is_no_service_passes_every_program_unchanged() -> Result<()> {
     each(|harness, cast, protocol| {
         harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;

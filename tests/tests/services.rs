@@ -83,11 +83,7 @@ fn refusals(scenario: &Scenario, version: IpVersion) -> Vec<(&str, &Site, Socket
 }
 
 fn check(wiring: Wiring, arguments: &[&str], sockets: HostSockets) -> Result<()> {
-    let scenario = match sockets {
-        HostSockets::Translated => Scenario::new(wiring, arguments)?,
-        // A host process and a pod of the same node: the answer of the ClusterIP comes from the pod's interface.
-        HostSockets::Untranslated => Scenario::loose(wiring, arguments)?,
-    };
+    let scenario = Scenario::new(wiring, arguments)?;
     let mut failures = Failures::default();
     for version in IpVersion::BOTH {
         for (what, client, to, servers, seen) in rows(&scenario, version, sockets) {

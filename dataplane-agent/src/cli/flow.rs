@@ -90,6 +90,7 @@ impl FlowEntry {
             next: match value.next {
                 1 => Next::Route,
                 2 => Next::Bounce,
+                3 => Next::Receive,
                 _ => Next::Stack,
             },
             state: value.state,

@@ -190,6 +190,7 @@ impl EntryLine {
                 Next::Stack => "stack",
                 Next::Route => "route",
                 Next::Bounce => "bounce",
+                Next::Receive => "receive",
             },
             service: service_name(tables, entry.service),
             state: entry.state_name(),
