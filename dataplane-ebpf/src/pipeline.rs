@@ -210,6 +210,9 @@ fn complain<F: Datapath>(
     error: IcmpError,
     reason: DropReason,
 ) -> Step<Verdict> {
+    if !F::is_answerable(headers) {
+        return Err(reason);
+    }
     answer::icmp_error::<F>(packet, headers, error)?;
     count_drop(reason);
     forward::bounce(packet)

@@ -1,9 +1,10 @@
 //! One program, one packet: the datapath's programs run by `BPF_PROG_TEST_RUN` over maps that the test fills.
 
 mod maps;
+mod rules;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -122,14 +123,20 @@ impl Harness {
         Ok(Self { ebpf, node: maps::Allocation::default() })
     }
 
-    /// Lends the one harness of this process, with empty maps: loading takes much longer than most tests.
+    /// Lends the harness of this process, with empty maps.
     pub fn with<T>(work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        static SHARED: Mutex<Option<Harness>> = Mutex::new(None);
+        Self::with_flags(0, work)
+    }
+
+    /// The same for programs with `flags` (`NodeConfig::*`). There is one of each in a process: loading takes much longer than
+    /// most tests.
+    pub fn with_flags<T>(flags: u32, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        static SHARED: Mutex<BTreeMap<u32, Harness>> = Mutex::new(BTreeMap::new());
         // A test that has failed leaves nothing behind that `reset` does not remove.
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let harness = match &mut *shared {
-            Some(harness) => harness,
-            empty => empty.insert(Self::load(&NodeConfig::DEFAULT)?),
+        let harness = match shared.entry(flags) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Self::load(&NodeConfig { flags, ..NodeConfig::DEFAULT })?),
         };
         harness.reset()?;
         work(harness)

@@ -16,6 +16,7 @@ pub mod harness;
 pub mod meaning;
 pub mod packet;
 pub mod reference;
+pub mod router;
 
 pub mod agent;
 pub mod apiserver;

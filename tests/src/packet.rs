@@ -1,64 +1,50 @@
 //! Packets as values: built with right checksums, taken apart with every checksum checked again.
 
+mod checksum;
+pub mod fragment;
+mod icmp;
+pub mod options;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane_common::{Protocol, conntrack::TcpFlags};
 use etherparse::{
-    Icmpv4Slice, Icmpv6Slice, IpNumber, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
-    TransportSlice, ip_number,
+    IpHeaders, IpNumber, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice, ip_number,
 };
+
+pub use self::icmp::{Icmp, IcmpError};
 
 /// Source and destination MAC addresses of everything built here.
 pub const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
 
-/// A TCP segment or UDP datagram in an Ethernet frame.
+/// A TCP segment, UDP datagram or SCTP packet in an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// TCP or UDP.
+    /// The transport protocol.
     pub protocol: Protocol,
     /// Source address and port.
     pub src: SocketAddr,
     /// Destination address and port.
     pub dst: SocketAddr,
-    /// TCP's flags; empty for UDP.
+    /// TCP's flags; empty for others.
     pub flags: TcpFlags,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// What it carries.
+    /// What it carries: data, or SCTP's chunks.
     pub payload: Vec<u8>,
 }
+
+/// The verification tag of every SCTP packet built here.
+const SCTP_TAG: [u8; 4] = [0xd1, 0xce, 0xca, 0x7e];
 
 /// What a frame turns out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     Transport(Packet),
     /// An ICMP message of either version.
     Icmp(Icmp),
-}
-
-/// An ICMP error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Icmp {
-    /// Source address.
-    pub src: IpAddr,
-    /// Destination address.
-    pub dst: IpAddr,
-    /// The message's type.
-    pub kind: u8,
-    /// The message's code.
-    pub code: u8,
-    /// The packet it is about, from its network header on, maybe cut short.
-    pub about: Vec<u8>,
-}
-
-impl Icmp {
-    /// Whether it says "port unreachable".
-    pub fn is_port_unreachable(&self) -> bool {
-        // RFC 792: destination unreachable, port unreachable. RFC 4443: the same.
-        (self.kind, self.code) == if self.src.is_ipv4() { (3, 3) } else { (1, 4) }
-    }
 }
 
 impl Packet {
@@ -72,9 +58,18 @@ impl Packet {
         Self { protocol: Protocol::Udp, src, dst, flags: TcpFlags(0), hop_limit: 64, payload: b"question".to_vec() }
     }
 
+    /// An SCTP packet with a COOKIE ACK chunk, the shortest there is (RFC 9260, 3.3.12).
+    pub fn sctp(src: SocketAddr, dst: SocketAddr) -> Self {
+        Self { protocol: Protocol::Sctp, payload: vec![11, 0, 0, 4], ..Self::udp(src, dst) }
+    }
+
     /// A first packet of `protocol`: a SYN, or a datagram.
     pub fn first(protocol: Protocol, src: SocketAddr, dst: SocketAddr) -> Self {
-        if protocol == Protocol::Tcp { Self::tcp(src, dst, TcpFlags::SYN) } else { Self::udp(src, dst) }
+        match protocol {
+            Protocol::Tcp => Self::tcp(src, dst, TcpFlags::SYN),
+            Protocol::Udp => Self::udp(src, dst),
+            Protocol::Sctp => Self::sctp(src, dst),
+        }
     }
 
     /// What the receiver answers: SYN and ACK, or a datagram.
@@ -99,12 +94,7 @@ impl Packet {
 
     /// The frame.
     pub fn frame(&self) -> Result<Vec<u8>> {
-        let link = PacketBuilder::ethernet2(MACS.0, MACS.1);
-        let net: PacketBuilderStep<_> = match (self.src.ip(), self.dst.ip()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), self.hop_limit),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), self.hop_limit),
-            (src, dst) => bail!("{src} and {dst} are of different families"),
-        };
+        let net = network(self.src.ip(), self.dst.ip(), self.hop_limit)?;
         let mut frame = Vec::new();
         match self.protocol {
             Protocol::Tcp => {
@@ -116,7 +106,15 @@ impl Packet {
                 net.tcp_header(header).write(&mut frame, &self.payload)?;
             }
             Protocol::Udp => net.udp(self.src.port(), self.dst.port()).write(&mut frame, &self.payload)?,
-            Protocol::Sctp => bail!("SCTP is not built here"),
+            Protocol::Sctp => {
+                let mut segment = [self.src.port().to_be_bytes(), self.dst.port().to_be_bytes()].concat();
+                segment.extend(SCTP_TAG);
+                segment.extend([0; 4]);
+                segment.extend(&self.payload);
+                let check = checksum::crc32c(&segment);
+                segment[8..12].copy_from_slice(&check.to_le_bytes());
+                net.write(&mut frame, ip_number::SCTP, &segment)?;
+            }
         }
         Ok(frame)
     }
@@ -140,7 +138,7 @@ impl Parsed {
             other => bail!("no IP header: {other:?}"),
         };
         let (number, segment) = ip_payload(&sliced)?;
-        check_transport_checksum(number, src, dst, segment)?;
+        checksum::check_transport(number, src, dst, segment)?;
         let transport = |protocol, ports: (u16, u16), flags, payload: &[u8]| {
             let (src, dst) = ((src, ports.0).into(), (dst, ports.1).into());
             Self::Transport(Packet { protocol, src, dst, flags, hop_limit, payload: payload.to_vec() })
@@ -153,79 +151,43 @@ impl Parsed {
             Some(TransportSlice::Udp(udp)) => {
                 transport(Protocol::Udp, (udp.source_port(), udp.destination_port()), TcpFlags(0), udp.payload())
             }
-            Some(TransportSlice::Icmpv4(icmp)) => Self::Icmp(Icmp::from_v4(src, dst, icmp)),
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                let icmp = Icmp::from_v4(src, dst, icmp);
+                icmp.check_quoted_header()?;
+                Self::Icmp(icmp)
+            }
             Some(TransportSlice::Icmpv6(icmp)) => Self::Icmp(Icmp::from_v6(src, dst, icmp)),
+            None if number == ip_number::SCTP && segment.len() >= 12 => {
+                let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+                transport(Protocol::Sctp, (port(0), port(2)), TcpFlags(0), &segment[12..])
+            }
             None => bail!("no transport header"),
         })
     }
 
-    /// The TCP segment or UDP datagram.
+    /// The packet of a transport protocol.
     pub fn transport(self) -> Result<Packet> {
         match self {
             Self::Transport(packet) => Ok(packet),
-            Self::Icmp(icmp) => bail!("ICMP {icmp:?} where TCP or UDP was expected"),
+            Self::Icmp(icmp) => bail!("ICMP {icmp:?} where TCP, UDP or SCTP was expected"),
         }
     }
 }
 
-impl Icmp {
-    fn from_v4(src: IpAddr, dst: IpAddr, icmp: &Icmpv4Slice<'_>) -> Self {
-        Self { src, dst, kind: icmp.type_u8(), code: icmp.code_u8(), about: icmp.slice()[8..].to_vec() }
-    }
-
-    fn from_v6(src: IpAddr, dst: IpAddr, icmp: &Icmpv6Slice<'_>) -> Self {
-        Self { src, dst, kind: icmp.type_u8(), code: icmp.code_u8(), about: icmp.slice()[8..].to_vec() }
-    }
+/// The headers below the transport header.
+fn network(src: IpAddr, dst: IpAddr, hop_limit: u8) -> Result<PacketBuilderStep<IpHeaders>> {
+    let link = PacketBuilder::ethernet2(MACS.0, MACS.1);
+    Ok(match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), hop_limit),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), hop_limit),
+        (src, dst) => bail!("{src} and {dst} are of different families"),
+    })
 }
 
 fn ip_payload<'a>(sliced: &'a SlicedPacket<'_>) -> Result<(IpNumber, &'a [u8])> {
     let payload = sliced.net.as_ref().and_then(NetSlice::ip_payload_ref).context("no IP payload")?;
     ensure!(!payload.fragmented, "a fragment");
     Ok((payload.ip_number, payload.payload))
-}
-
-/// Sums pseudo header and segment (RFC 1071): a right packet sums up to all ones.
-fn check_transport_checksum(number: IpNumber, src: IpAddr, dst: IpAddr, segment: &[u8]) -> Result<()> {
-    let mut sum = Sum::default();
-    // ICMP for IPv4 is the only one without a pseudo header.
-    if number != ip_number::ICMP {
-        sum.add_ip(src);
-        sum.add_ip(dst);
-        sum.add(&u32::try_from(segment.len())?.to_be_bytes());
-        sum.add(&[0, number.0]);
-    }
-    if number == ip_number::UDP && src.is_ipv4() && segment.get(6..8) == Some(&[0, 0]) {
-        // RFC 768: all zeroes means that the sender computed none.
-        return Ok(());
-    }
-    sum.add(segment);
-    ensure!(sum.folded() == 0xffff, "wrong transport checksum: protocol {}, {src} -> {dst}", number.0);
-    Ok(())
-}
-
-#[derive(Default)]
-struct Sum(u64);
-
-impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
-        for pair in bytes.chunks(2) {
-            self.0 += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]));
-        }
-    }
-
-    fn add_ip(&mut self, ip: IpAddr) {
-        match ip {
-            IpAddr::V4(ip) => self.add(&ip.octets()),
-            IpAddr::V6(ip) => self.add(&ip.octets()),
-        }
-    }
-
-    fn folded(mut self) -> u16 {
-        while self.0 > 0xffff {
-            self.0 = (self.0 & 0xffff) + (self.0 >> 16);
-        }
-        self.0 as u16
-    }
 }
 
 #[cfg(test)]
@@ -237,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_built_is_parsed_back() {
         for (src, dst) in PAIRS {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
                 let packet = Packet::first(protocol, src.parse().unwrap(), dst.parse().unwrap()).with_payload(b"odd");
                 let parsed = Parsed::from_frame(&packet.frame().unwrap()).unwrap();
                 assert_eq!(parsed, Parsed::Transport(packet));

@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie},
 };
 use dataplane_common::{
-    Addr, Backend, BePort, DropReason, Family, Flow, FlowKey, Frontend, FrontendKey, FrontendKind, Protocol, Scope,
-    SlotRange, V4, V6,
+    Addr, Affinity, AffinityKey, Backend, BePort, DropReason, Family, Flow, FlowKey, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, FrontendKind, Protocol, Scope, SlotRange, SourceRange, V4, V6,
 };
 
 use super::Harness;
@@ -136,7 +136,7 @@ impl Harness {
         FlowKey<F::Addr>: Pod,
         Flow<F::Addr>: Pod,
     {
-        let name = format!("conntrack{}", F::SUFFIX);
+        let name = map_name::<F>("conntrack");
         let map = HashMap::<_, FlowKey<F::Addr>, Flow<F::Addr>>::try_from(self.ebpf.map(&name).context(name)?)?;
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
@@ -171,11 +171,19 @@ where
     FlowKey<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
+    SourceRange<F::Addr>: Pod,
 {
-    empty::<FrontendKey<F::Addr>, Frontend>(ebpf, &format!("frontends{}", F::SUFFIX))?;
-    empty::<FlowKey<F::Addr>, Flow<F::Addr>>(ebpf, &format!("conntrack{}", F::SUFFIX))?;
-    empty::<F::Addr, u32>(ebpf, &format!("local_addrs{}", F::SUFFIX))?;
-    let name = format!("backends{}", F::SUFFIX);
+    empty::<FrontendKey<F::Addr>, Frontend>(ebpf, &map_name::<F>("frontends"))?;
+    empty::<FlowKey<F::Addr>, Flow<F::Addr>>(ebpf, &map_name::<F>("conntrack"))?;
+    empty::<F::Addr, u32>(ebpf, &map_name::<F>("local_addrs"))?;
+    empty::<u32, F::Addr>(ebpf, &map_name::<F>("snat_addrs"))?;
+    empty::<AffinityKey<F::Addr>, Affinity>(ebpf, &map_name::<F>("affinity"))?;
+    empty::<FragmentKey<F::Addr>, FragmentPorts>(ebpf, &map_name::<F>("fragments"))?;
+    empty_trie::<SourceRange<F::Addr>>(ebpf, &map_name::<F>("source_ranges"))?;
+    empty_trie::<F::Addr>(ebpf, &map_name::<F>("cidrs"))?;
+    let name = map_name::<F>("backends");
     let mut map = Array::try_from(ebpf.map_mut(&name).context(name)?)?;
     // Beyond the numbers given out there are those that tests choose themselves.
     for id in 0..backends + 16 {
@@ -191,6 +199,20 @@ fn empty<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
         map.remove(&key)?;
     }
     Ok(())
+}
+
+fn empty_trie<K: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let mut map = LpmTrie::<_, K, u32>::try_from(ebpf.map_mut(name).with_context(|| name.to_owned())?)?;
+    let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+    for key in keys {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// The name of the family's map.
+pub(super) fn map_name<F: Family>(stem: &str) -> String {
+    format!("{stem}{}", F::SUFFIX)
 }
 
 pub(super) fn drops(ebpf: &Ebpf) -> Result<BTreeMap<DropReason, u64>> {
@@ -215,15 +237,20 @@ fn put_frontend<F: Family>(ebpf: &mut Ebpf, protocol: Protocol, at: SocketAddr, 
 where
     FrontendKey<F::Addr>: Pod,
 {
-    let node_port = frontend.kind == FrontendKind::NodePort as u8;
-    let key = FrontendKey {
+    let key = frontend_key::<F>(frontend.kind, protocol, at)?;
+    let name = map_name::<F>("frontends");
+    Ok(HashMap::try_from(ebpf.map_mut(&name).context(name)?)?.insert(key, frontend, 0)?)
+}
+
+/// The key of a frontend of the given [`FrontendKind`].
+pub(super) fn frontend_key<F: Family>(kind: u8, protocol: Protocol, at: SocketAddr) -> Result<FrontendKey<F::Addr>> {
+    let node_port = kind == FrontendKind::NodePort as u8;
+    Ok(FrontendKey {
         addr: if node_port { F::Addr::ZERO } else { F::Addr::from_ip(at.ip()).context("family")? },
         port: BePort::new(at.port()),
         protocol: protocol as u8,
         scope: if node_port { Scope::NodePort } else { Scope::Address } as u8,
-    };
-    let name = format!("frontends{}", F::SUFFIX);
-    Ok(HashMap::try_from(ebpf.map_mut(&name).context(name)?)?.insert(key, frontend, 0)?)
+    })
 }
 
 fn put_backend<F: Family>(
@@ -241,22 +268,28 @@ where
         addr: F::Addr::from_ip(target.addr.ip()).context("family")?,
         port: BePort::new(target.addr.port()),
         protocol: protocol as u8,
-        flags: if target.local { Backend::<F::Addr>::LOCAL } else { 0 },
+        flags: flags_of::<F>(target),
         service,
         generation,
     };
-    let name = format!("backends{}", F::SUFFIX);
+    let name = map_name::<F>("backends");
     Ok(Array::try_from(ebpf.map_mut(&name).context(name)?)?.set(id, backend, 0)?)
 }
 
+/// A ready endpoint is in the set for everyone, and a local one also in the node's own.
+fn flags_of<F: Family>(target: Target) -> u8 {
+    let local = Backend::<F::Addr>::LOCAL | Backend::<F::Addr>::IN_LOCAL_SET;
+    Backend::<F::Addr>::IN_CLUSTER_SET | if target.local { local } else { 0 }
+}
+
 fn put_addr<F: Family<Addr: Pod>>(ebpf: &mut Ebpf, ip: IpAddr, bits: u32) -> Result<()> {
-    let name = format!("local_addrs{}", F::SUFFIX);
+    let name = map_name::<F>("local_addrs");
     let addr = F::Addr::from_ip(ip).context("family")?;
     Ok(HashMap::<_, F::Addr, u32>::try_from(ebpf.map_mut(&name).context(name)?)?.insert(addr, bits, 0)?)
 }
 
 fn put_snat<F: Family<Addr: Pod>>(ebpf: &mut Ebpf, index: u32, ip: IpAddr) -> Result<()> {
-    let name = format!("snat_addrs{}", F::SUFFIX);
+    let name = map_name::<F>("snat_addrs");
     let addr = F::Addr::from_ip(ip).context("family")?;
     Ok(HashMap::<_, u32, F::Addr>::try_from(ebpf.map_mut(&name).context(name)?)?.insert(index, addr, 0)?)
 }
@@ -266,14 +299,14 @@ where
     FrontendKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
 {
-    let name = format!("frontends{}", F::SUFFIX);
+    let name = map_name::<F>("frontends");
     let map = HashMap::<_, FrontendKey<F::Addr>, Frontend>::try_from(ebpf.map(&name).context(name)?)?;
     let mut lines = Vec::new();
     for entry in map.iter() {
         lines.push(format!("{:?}\n", entry?));
     }
     lines.sort();
-    let name = format!("backends{}", F::SUFFIX);
+    let name = map_name::<F>("backends");
     let map = Array::<_, Backend<F::Addr>>::try_from(ebpf.map(&name).context(name)?)?;
     for id in 0..backends {
         lines.push(format!("{:?}\n", map.get(&id, 0)?));
