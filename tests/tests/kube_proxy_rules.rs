@@ -127,7 +127,10 @@ fn state(netns: &Netns, tools: &[&str], counters: Counters) -> Result<Vec<String
     let mut state = Vec::new();
     for tool in tools {
         let text = run(netns, &format!("{tool}-save"), if compared { &["-c"] } else { &[] }, "")?;
-        state.push(text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect());
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        // Policies of chains have counters of their own, which are always printed.
+        let lines = lines.map(|line| line.split_once(" [").filter(|_| !compared).map_or(line, |(chain, _)| chain));
+        state.push(lines.map(|line| format!("{line}\n")).collect());
     }
     state.push(run(
         netns,

@@ -11,10 +11,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use dataplane_tests::{
     agent::AgentOptions,
+    apiserver::{Bind, TestServer},
     cluster::{Cluster, Node},
     http::{self, Answer},
+    netns,
     objects::{self, Endpoint, Service},
-    topology::{Topology, Wiring},
+    topology::{ROUTER, Topology, Wiring},
 };
 use serde_json::json;
 
@@ -163,6 +165,89 @@ fn p72_a_port_that_is_taken_is_reported_and_had_as_soon_as_it_is_free() -> Resul
     drop(taken);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, CHECK));
     eventually(|| get(node, address, "/"), |answer| answer.status == 200)?;
+    Ok(())
+}
+
+#[test]
+fn p72_a_port_that_cannot_be_had_is_an_event_and_p75_the_way_of_a_change_is_timed() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut cluster = Cluster::new(Topology::two_nodes(Wiring::Routed, &["web-a"], &[]))?;
+    let fabric = cluster.fabric.file()?;
+    let _entered = runtime.enter();
+    let server =
+        TestServer::start_with(Bind::new(move || netns::run_in(&fabric, || TcpListener::bind((ROUTER.v4, 6443)))?))?;
+    for node in objects::nodes(&cluster) {
+        server.apply(&node)?;
+    }
+    let kubeconfig = cluster.directory().join("kubeconfig");
+    fs::write(&kubeconfig, server.kubeconfig())?;
+    let manifests = cluster.manifests.clone();
+    let options = AgentOptions { kubeconfig: Some(kubeconfig), ..AgentOptions::default() };
+    cluster.node_mut("a").start_agent(&options, &manifests)?;
+    let node = cluster.node("a");
+
+    let _taken = node.host.netns().run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, CHECK)))??;
+    for mut object in balanced("web", 21, CHECK).objects(&Endpoint::pods(&cluster, &["web-a"])) {
+        if object["kind"] == "EndpointSlice" {
+            let now = jiff::Timestamp::now().to_string();
+            object["metadata"]["annotations"] = json!({ "endpoints.kubernetes.io/last-change-trigger-time": now });
+        }
+        server.apply(&object)?;
+    }
+    let events = || get(node, SocketAddr::from((ROUTER.v4, 6443)), "/apis/events.k8s.io/v1/events");
+    let both = ["FailedToStartServiceHealthcheck", "Starting"];
+    let answer = eventually(events, |answer| both.iter().all(|reason| answer.body.contains(reason)))?;
+    let list = answer.json()?;
+    let event = |reason: &str| {
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().find(|event| event["reason"] == reason).cloned().context("an event")
+    };
+    let failed = event("FailedToStartServiceHealthcheck")?;
+    assert_eq!((&failed["type"], &failed["action"]), (&json!("Warning"), &json!("Listen")));
+    assert_eq!(failed["metadata"]["namespace"], "default");
+    assert_eq!((&failed["regarding"]["kind"], &failed["regarding"]["name"]), (&json!("Service"), &json!("web")));
+    let note = format!("node a failed to start healthcheck \"default/web\" on port {CHECK}: ");
+    assert!(failed["note"].as_str().is_some_and(|text| text.starts_with(&note)), "{failed}");
+    let starting = event("Starting")?;
+    assert_eq!((&starting["type"], &starting["regarding"]["kind"]), (&json!("Normal"), &json!("Node")));
+
+    let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS));
+    let timed = "kubeproxy_network_programming_duration_seconds_count 2";
+    eventually(|| get(node, metrics, "/metrics"), |answer| answer.body.contains(timed))?;
+    Ok(())
+}
+
+#[test]
+fn p59_an_agent_goes_by_kube_proxys_configuration_file() -> Result<()> {
+    let mut cluster = Cluster::new(Topology::two_nodes(Wiring::Routed, &["web-a"], &[]))?;
+    cluster.put_nodes()?;
+    let config = cluster.directory().join("config.conf");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: elsewhere\n\
+                healthzBindAddress: 127.0.0.1:10300\nmetricsBindAddress: 127.0.0.1:10301\nmode: iptables\n\
+                iptables: {masqueradeAll: true, localhostNodePorts: true}\noomScoreAdj: -999\n";
+    fs::write(&config, text)?;
+    let manifests = cluster.manifests.clone();
+    let config = config.to_str().context("a path")?;
+    // The bed gives the node's name as a flag, which beats the file.
+    let options = AgentOptions::with(&["--config", config, "--metrics-bind-address", "127.0.0.1:10302"]);
+    cluster.node_mut("a").start_agent(&options, &manifests)?;
+    let node = cluster.node("a");
+    eventually(|| get(node, (Ipv4Addr::LOCALHOST, 10300), "/healthz"), |answer| answer.status == 200)?;
+    eventually(|| get(node, (Ipv4Addr::LOCALHOST, 10302), "/proxyMode"), |answer| answer.status == 200)?;
+    assert!(get(node, (Ipv4Addr::LOCALHOST, 10301), "/metrics").is_err());
+    let log = fs::read_to_string(&node.agent.as_ref().context("an agent")?.log)?;
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("without a meaning here")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].ends_with(": mode, iptables.localhostNodePorts, oomScoreAdj"), "{}", warnings[0]);
+
+    // A broken file ends the start, with its place.
+    fs::write(config, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nclusterCIDR: [\n")?;
+    let error = node.host.netns().output(
+        dataplane_tests::binaries::sluice()?.to_str().context("a path")?,
+        &["agent", "--config", config, "--source", "file", "--file-source", "/"],
+    );
+    let error = format!("{:#}", error.unwrap_err());
+    assert!(error.contains("config.conf:3:14: clusterCIDR: "), "{error}");
     Ok(())
 }
 

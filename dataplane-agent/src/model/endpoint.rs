@@ -1,6 +1,6 @@
 //! Endpoints as EndpointSlices describe them.
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16, time::SystemTime};
 
 use dataplane_common::Protocol;
 
@@ -15,7 +15,24 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints; one per address.
     pub endpoints: Vec<Endpoint>,
+    /// When what it tells of happened.
+    pub triggered: Triggered,
 }
+
+/// When the pod or Service changed that an EndpointSlice tells of (annotation
+/// `endpoints.kubernetes.io/last-change-trigger-time`).
+///
+/// It is for measuring only: slices that differ in nothing else are the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Triggered(pub Option<SystemTime>);
+
+impl PartialEq for Triggered {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Triggered {}
 
 /// A port of an [`EndpointSlice`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -130,6 +130,7 @@ fn slice(of: &str, endpoints: &str) -> EndpointSlice {
         for_zones: BTreeSet::new(),
     });
     EndpointSlice {
+        triggered: Default::default(),
         service: name(of),
         ports: vec![EndpointPort { name: String::new(), protocol: Protocol::Tcp, port: port(8080) }],
         endpoints: endpoints.collect(),

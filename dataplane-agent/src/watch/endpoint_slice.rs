@@ -1,6 +1,6 @@
 //! EndpointSlice objects.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use k8s_openapi::api::discovery::v1 as discovery;
 
@@ -10,11 +10,14 @@ use super::{
 };
 use crate::model::{
     ObjectName,
-    endpoint::{Endpoint, EndpointPort, EndpointSlice, EndpointState},
+    endpoint::{Endpoint, EndpointPort, EndpointSlice, EndpointState, Triggered},
 };
 
 /// Names the Service that a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// When the change happened that the slice tells of.
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Reads an EndpointSlice: no value when it belongs to no Service, is of another address type, or is another proxy's.
 #[must_use]
@@ -61,7 +64,14 @@ fn read(slice: &discovery::EndpointSlice, service: Option<&String>, faults: &mut
     // Whoever writes slices need not keep the order; sorted, a mere reordering is no change.
     endpoints.sort_unstable();
     endpoints.dedup();
-    Some(EndpointSlice { service: ObjectName::new(namespace, service), ports, endpoints })
+    Some(EndpointSlice { service: ObjectName::new(namespace, service), ports, endpoints, triggered: triggered(slice) })
+}
+
+/// An annotation that cannot be read costs a measurement, nothing else.
+fn triggered(slice: &discovery::EndpointSlice) -> Triggered {
+    let annotation = slice.metadata.annotations.as_ref().and_then(|annotations| annotations.get(TRIGGERED));
+    let time = annotation.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    Triggered(time.map(SystemTime::from))
 }
 
 fn read_port(i: usize, port: &discovery::EndpointPort, faults: &mut Faults) -> Option<EndpointPort> {

@@ -11,11 +11,13 @@ pub enum Resource {
     Nodes,
     /// ServiceCIDRs.
     ServiceCidrs,
+    /// Events.
+    Events,
 }
 
 impl Resource {
     /// Every resource.
-    pub const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
+    pub const ALL: [Self; 5] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs, Self::Events];
 
     /// The resource with objects of `kind`.
     #[must_use]
@@ -29,6 +31,7 @@ impl Resource {
         match self {
             Self::EndpointSlices => "discovery.k8s.io/v1",
             Self::ServiceCidrs => "networking.k8s.io/v1",
+            Self::Events => "events.k8s.io/v1",
             Self::Services | Self::Nodes => "v1",
         }
     }
@@ -41,6 +44,7 @@ impl Resource {
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
             Self::ServiceCidrs => "ServiceCIDR",
+            Self::Events => "Event",
         }
     }
 
@@ -52,6 +56,7 @@ impl Resource {
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
             Self::ServiceCidrs => "servicecidrs",
+            Self::Events => "events",
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use dataplane_common::Protocol;
@@ -38,6 +38,10 @@ pub(super) struct Told {
     pub(super) checks: watch::Sender<Checks>,
     pub(super) node_port_addresses: NodePortAddresses,
     pub(super) without_local: BTreeMap<ObjectName, WithoutLocal>,
+    /// When the changes happened that wait to be applied.
+    pub(super) triggered: Vec<SystemTime>,
+    /// When the agent started.
+    pub(super) started: SystemTime,
     /// Whether the kernel refused everything in the last round.
     pub(super) refused: bool,
 }
@@ -59,9 +63,12 @@ impl Observer for Told {
                 metrics.service_changes_total.inc();
                 metrics.service_changes_pending.inc();
             }
-            Change::EndpointSlice(..) => {
+            Change::EndpointSlice(_, slice) => {
                 metrics.endpoint_changes_total.inc();
                 metrics.endpoint_changes_pending.inc();
+                // What happened before the start took long for other reasons.
+                let triggered = slice.as_ref().and_then(|slice| slice.triggered.0);
+                self.triggered.extend(triggered.filter(|triggered| *triggered >= self.started));
             }
             _ => {}
         }
@@ -75,6 +82,12 @@ impl Observer for Told {
         metrics.sync_duration.observe(applied.duration.as_secs_f64());
         if !self.refused {
             metrics.sync_last.set(unix_seconds());
+            let now = SystemTime::now();
+            for triggered in self.triggered.drain(..) {
+                // Clocks of other machines may be ahead.
+                let latency = now.duration_since(triggered).unwrap_or_default();
+                metrics.network_programming.observe(latency.as_secs_f64());
+            }
         }
         let units: BTreeSet<_> = applied.report.succeeded.iter().chain(applied.report.failed.keys()).collect();
         let mut checks = self.checks.borrow().clone();

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -67,6 +67,8 @@ impl Surface {
             checks: self.checks.clone(),
             node_port_addresses: self.decisions.settings.node_port_addresses.clone(),
             without_local: Default::default(),
+            triggered: Vec::new(),
+            started: SystemTime::now(),
             refused: false,
         }
     }

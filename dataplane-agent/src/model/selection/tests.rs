@@ -36,7 +36,7 @@ fn port(name: &str, protocol: Protocol, number: u16) -> EndpointPort {
 
 fn slice(ports: Vec<EndpointPort>, endpoints: &[&str]) -> EndpointSlice {
     let endpoints = endpoints.iter().map(|text| endpoint(text)).collect();
-    EndpointSlice { service: ObjectName::new("default", "web"), ports, endpoints }
+    EndpointSlice { service: ObjectName::new("default", "web"), ports, endpoints, triggered: Default::default() }
 }
 
 fn service_port(name: &str, protocol: Protocol) -> ServicePort {

@@ -41,6 +41,7 @@ fn p07_every_field_of_a_slice_is_read() {
     );
     assert_eq!(converted.faults, []);
     let expected = EndpointSlice {
+        triggered: Default::default(),
         service: ObjectName::new("shop", "web"),
         ports: vec![EndpointPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8080.try_into().unwrap() }],
         endpoints: vec![Endpoint {
