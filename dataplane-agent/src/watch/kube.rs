@@ -75,7 +75,7 @@ async fn watch<K: Kind>(connection: &Connection, config: watcher::Config, change
                 // for ever (kube-runtime 5.0, `State::InitListed`).
                 Err(watcher::Error::WatchStartFailed(::kube::Error::Api(status))) if status.code == 410 => break,
                 Err(error) if K::IS_OPTIONAL && is_refused(&error) => {
-                    send(changes, progress.do_without(&error)).await?
+                    send(changes, progress.note_absence(&error)).await?
                 }
                 Err(error) => progress.complain(&error, connection),
             }
@@ -122,7 +122,7 @@ impl<K: Kind> Progress<K> {
 
     /// The server has no objects of an optional kind to show, which is an answer too. The watch goes on asking: the server may be
     /// replaced by a newer one, and permissions may change.
-    fn do_without(&mut self, error: &watcher::Error) -> Option<Change> {
+    fn note_absence(&mut self, error: &watcher::Error) -> Option<Change> {
         let text = error.to_string();
         if self.complaint.as_ref() != Some(&text) {
             info!("{}s are not to be had: {text}", K::NAME);
