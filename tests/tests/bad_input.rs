@@ -7,7 +7,10 @@ use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, 
 use dataplane_tests::{
     expect,
     harness::{Action, Harness, Hook, Target},
-    packet::Packet,
+    packet::{
+        Icmp, IcmpError, Packet, fragment,
+        options::{with_extension, with_options},
+    },
     scenario::Scenario,
     topology::{IpVersion, Wiring},
     traffic::{Ask, protocol::Transport},
@@ -57,8 +60,24 @@ fn templates() -> Result<Vec<Vec<u8>>> {
                 frames.push(first.answer().frame()?);
                 frames.push(first.clone().with_flags(TcpFlags::ACK).frame()?);
                 frames.push(first.frame()?);
+                // Errors by the destination and by a router, with the shortest quote and with all of the packet.
+                for (error, quoted) in [(IcmpError::PortUnreachable, 8), (IcmpError::TooBig(1280), 4096)] {
+                    frames.push(Icmp::about(error, first.dst.ip(), &first.frame()?, quoted)?.frame()?);
+                    frames.push(Icmp::about(error, first.src.ip(), &first.answer().frame()?, quoted)?.frame()?);
+                }
+                frames.extend(fragment::cut(&first.clone().with_payload(&[0x5a; 300]).frame()?, 7, 136)?);
+                for units in [1, 9] {
+                    frames.push(with_options(&first.frame()?, units)?);
+                }
+                if first.src.is_ipv6() {
+                    let chain =
+                        [60, 43, 0].iter().try_fold(first.frame()?, |frame, kind| with_extension(&frame, *kind, 2))?;
+                    frames.push(chain);
+                }
             }
         }
+        let sctp = Packet::sctp(pod.parse()?, service.parse()?).with_payload(&[11, 0, 0, 4].repeat(16));
+        frames.push(sctp.frame()?);
     }
     Ok(frames)
 }
@@ -78,7 +97,8 @@ fn frame(random: &mut Random, templates: &[Vec<u8>]) -> Vec<u8> {
         kind => {
             let mut frame = template.clone();
             for _ in 0..=random.below(4) {
-                let at = 12 + random.below(60);
+                // The headers, those of a quoted packet included.
+                let at = 12 + random.below((frame.len() - 12).min(140));
                 frame[at] = random.byte();
             }
             if kind == 3 {
