@@ -8,7 +8,7 @@ use crate::{
     maps::{
         Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets, SourceRanges,
     },
-    packet::Packet,
+    packet::{ETH_LEN, Packet},
     verdict::Step,
 };
 use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, conntrack::TcpFlags};
@@ -83,6 +83,8 @@ pub enum IcmpError {
 pub trait Datapath: Family {
     /// EtherType in network byte order.
     const ETHER_TYPE: u16;
+    /// IANA number of the family's ICMP.
+    const ICMP: u8;
     /// Bytes that an ICMP error needs in front of the packet it quotes: network and ICMP header.
     const ICMP_ERROR_LEN: usize;
     /// `AF_INET` or `AF_INET6`.
@@ -105,11 +107,11 @@ pub trait Datapath: Family {
     fn source_ranges() -> &'static SourceRanges<Self::Addr>;
     fn cidrs() -> &'static Cidrs<Self::Addr>;
 
-    /// Reads the headers; `None` for what is cut short.
-    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Self::Addr>>;
+    /// Reads the network header at `offset`; `None` for what is cut short or of another version.
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Self::Addr>>;
 
-    /// Reads an ICMP error and the packet it quotes; `None` for other messages.
-    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Self::Addr>>;
+    /// Whether an ICMP message of this type is an error that may be about a flow.
+    fn is_icmp_error(kind: u8) -> bool;
 
     /// Whether an answer can be made out of the packet: its headers are the plain ones.
     fn is_answerable(headers: &Headers<Self::Addr>) -> bool;
@@ -154,7 +156,7 @@ pub trait Datapath: Family {
 }
 
 /// What the network header says of a packet, before its transport header is read.
-struct Network<A> {
+pub struct Network<A> {
     src: A,
     dst: A,
     protocol: u8,
@@ -162,6 +164,37 @@ struct Network<A> {
     hop_limit: u8,
     part: Part,
     datagram: u32,
+}
+
+/// Reads a packet's headers; `None` for what is cut short.
+#[inline(always)]
+pub fn parse<F: Datapath>(packet: &mut Packet<'_>) -> Option<Parsed<F::Addr>> {
+    let network = F::network(packet, ETH_LEN)?;
+    if network.protocol == F::ICMP {
+        return Some(Parsed::Icmp);
+    }
+    Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow))
+}
+
+/// Reads an ICMP error and the packet it quotes; `None` for other messages.
+#[inline(always)]
+pub fn parse_error<F: Datapath>(packet: &mut Packet<'_>) -> Option<Quote<F::Addr>> {
+    packet.pull(QUOTE_LINEAR);
+    let network = F::network(packet, ETH_LEN)?;
+    let [kind] = *packet.at::<[u8; 1]>(network.transport)?;
+    if !F::is_icmp_error(kind) || network.part != Part::Whole {
+        return None;
+    }
+    let quoted = F::network(packet, network.transport + ICMP_LEN)?;
+    Some(Quote {
+        key: parse_quoted_ports(packet, &quoted)?,
+        src: network.src,
+        dst: network.dst,
+        icmp: network.transport,
+        network: network.transport + ICMP_LEN,
+        transport: quoted.transport,
+        hop_limit: network.hop_limit,
+    })
 }
 
 /// Reads the transport header behind a network header; `None` for other protocols and for what is cut short.

@@ -12,7 +12,7 @@ use dataplane_common::{DropReason, FlowKey, Next, Protocol, Side, map::ANY_INTER
 use crate::{
     answer,
     conntrack::{self, Opening, Tracked},
-    family::{Datapath, Headers, IcmpError, Parsed, Part, Quote},
+    family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote},
     forward::{self, Reach},
     fragments,
     hook::Hook,
@@ -50,7 +50,7 @@ fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff) -> O
 
 #[inline(always)]
 fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -> Step<Outcome> {
-    let mut headers = match F::parse(packet) {
+    let mut headers = match family::parse::<F>(packet) {
         Some(Parsed::Flow(headers)) => headers,
         Some(Parsed::Icmp) => return Ok(Outcome::ICMP_ERROR),
         Some(Parsed::Other) | None => return Ok(Outcome::PASS),
@@ -85,7 +85,7 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 
 #[inline(always)]
 fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
-    let Some(Parsed::Flow(mut headers)) = F::parse(packet) else { return Ok(false) };
+    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(false) };
     if !H::may_begin(packet) || !fragments::follow::<F>(&mut headers)? {
         return Ok(false);
     }
@@ -122,7 +122,7 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
 fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new(skb) };
-    let Some(Parsed::Flow(headers)) = F::parse(&mut packet) else { return Outcome::PASS };
+    let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::PASS };
     match answer::refuse::<F>(&mut packet, &headers) {
         Ok(true) => Outcome::of(H::reply(&mut packet).map(Verdict::act)),
         // What must not be answered: it has been counted.
@@ -136,7 +136,7 @@ fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 fn icmp_error<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new(skb) };
-    let Some(quote) = F::parse_error(&mut packet) else { return Outcome::PASS };
+    let Some(quote) = family::parse_error::<F>(&mut packet) else { return Outcome::PASS };
     Outcome::of(translate_error::<H, F>(&mut packet, &quote).map(Verdict::act))
 }
 

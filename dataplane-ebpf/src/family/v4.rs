@@ -4,10 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use dataplane_common::{Protocol, V4};
 use network_types::ip::Ipv4Hdr;
 
-use super::{
-    Datapath, Headers, ICMP_LEN, IcmpError, Network, Parsed, Part, QUOTE_LINEAR, Quote, parse_quoted_ports,
-    parse_transport,
-};
+use super::{Datapath, Headers, IcmpError, Network, Part};
 use crate::{
     checksum, config,
     forward::FibRequest,
@@ -21,7 +18,6 @@ use crate::{
 
 type Addr = [u32; 1];
 
-const PROTOCOL_ICMP: u32 = 1;
 const ANSWER_TTL: u8 = 64;
 /// Bits of the flags and offset field (RFC 791).
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -29,6 +25,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Datapath for V4 {
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
+    const ICMP: u8 = 1;
     const ICMP_ERROR_LEN: usize = Ipv4Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 2;
 
@@ -94,33 +91,35 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
-    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Addr>> {
-        let network = network(packet, ETH_LEN)?;
-        if u32::from(network.protocol) != PROTOCOL_ICMP {
-            return Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow));
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+        let header = packet.at::<Ipv4Hdr>(offset)?;
+        let header_len = usize::from(header.vihl & 0x0f) * 4;
+        if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN {
+            return None;
         }
-        Some(Parsed::Icmp)
+        let fragment = u16::from_be_bytes(header.frags);
+        let part = if fragment & FRAGMENT_OFFSET != 0 {
+            Part::Later
+        } else if fragment & MORE_FRAGMENTS != 0 {
+            Part::First
+        } else {
+            Part::Whole
+        };
+        Some(Network {
+            src: [u32::from_ne_bytes(header.src_addr)],
+            dst: [u32::from_ne_bytes(header.dst_addr)],
+            protocol: header.proto,
+            transport: offset + header_len,
+            hop_limit: header.ttl,
+            part,
+            datagram: u32::from(u16::from_ne_bytes(header.id)),
+        })
     }
 
     #[inline(always)]
-    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Addr>> {
-        packet.pull(QUOTE_LINEAR);
-        let network = network(packet, ETH_LEN)?;
-        let kind = packet.at::<[u8; 1]>(network.transport)?[0];
+    fn is_icmp_error(kind: u8) -> bool {
         // Destination unreachable, time exceeded, parameter problem (RFC 792); source quench is obsolete (RFC 6633).
-        if !matches!(kind, 3 | 11 | 12) || network.part != Part::Whole {
-            return None;
-        }
-        let quoted = self::network(packet, network.transport + ICMP_LEN)?;
-        Some(Quote {
-            key: parse_quoted_ports(packet, &quoted)?,
-            src: network.src,
-            dst: network.dst,
-            icmp: network.transport,
-            network: network.transport + ICMP_LEN,
-            transport: quoted.transport,
-            hop_limit: network.hop_limit,
-        })
+        matches!(kind, 3 | 11 | 12)
     }
 
     #[inline(always)]
@@ -204,7 +203,7 @@ impl Datapath for V4 {
         let length = Self::ICMP_ERROR_LEN + (headers.transport - ETH_LEN) + quoted;
         // Words in network order, as RFC 791 draws them.
         let version_and_length = 0x4500_0000 | length as u32;
-        let ttl_and_protocol = u32::from(ANSWER_TTL) << 24 | PROTOCOL_ICMP << 16;
+        let ttl_and_protocol = u32::from(ANSWER_TTL) << 24 | u32::from(Self::ICMP) << 16;
         let [src, dst] = [headers.key.dst[0], headers.key.src[0]];
         let mut network = [version_and_length.to_be(), 0, ttl_and_protocol.to_be(), src, dst];
         network[2] |= u32::from(checksum::complement(checksum::sum_words(&network))) << 16;
@@ -216,31 +215,4 @@ impl Datapath for V4 {
         packet.set_words(ETH_LEN + Ipv4Hdr::LEN, icmp)?;
         Ok(())
     }
-}
-
-/// Reads the network header at `offset`.
-#[inline(always)]
-fn network(packet: &Packet<'_>, offset: usize) -> Option<Network<Addr>> {
-    let header = packet.at::<Ipv4Hdr>(offset)?;
-    let header_len = usize::from(header.vihl & 0x0f) * 4;
-    if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN {
-        return None;
-    }
-    let fragment = u16::from_be_bytes(header.frags);
-    let part = if fragment & FRAGMENT_OFFSET != 0 {
-        Part::Later
-    } else if fragment & MORE_FRAGMENTS != 0 {
-        Part::First
-    } else {
-        Part::Whole
-    };
-    Some(Network {
-        src: [u32::from_ne_bytes(header.src_addr)],
-        dst: [u32::from_ne_bytes(header.dst_addr)],
-        protocol: header.proto,
-        transport: offset + header_len,
-        hop_limit: header.ttl,
-        part,
-        datagram: u32::from(u16::from_ne_bytes(header.id)),
-    })
 }

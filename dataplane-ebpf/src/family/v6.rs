@@ -4,10 +4,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use dataplane_common::{NodeConfig, Protocol, V6};
 use network_types::ip::Ipv6Hdr;
 
-use super::{
-    Datapath, Headers, ICMP_LEN, IcmpError, Network, Parsed, Part, QUOTE_LINEAR, Quote, parse_quoted_ports,
-    parse_transport,
-};
+use super::{Datapath, Headers, IcmpError, Network, Part};
 use crate::{
     checksum, config,
     forward::FibRequest,
@@ -21,7 +18,6 @@ use crate::{
 
 type Addr = [u32; 4];
 
-const PROTOCOL_ICMP: u32 = 58;
 const ANSWER_HOP_LIMIT: u8 = 64;
 const SRC_IN_HEADER: usize = 8;
 const DST_IN_HEADER: usize = 24;
@@ -44,6 +40,7 @@ const BPF_F_IPV6: u32 = 1 << 7;
 
 impl Datapath for V6 {
     const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
+    const ICMP: u8 = 58;
     const ICMP_ERROR_LEN: usize = Ipv6Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 10;
 
@@ -111,33 +108,39 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
-    fn parse(packet: &mut Packet<'_>) -> Option<Parsed<Addr>> {
-        let network = network(packet, ETH_LEN)?;
-        if u32::from(network.protocol) != PROTOCOL_ICMP {
-            return Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow));
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+        let [flow, length_and_next] = packet.words::<2>(offset).ok()?;
+        if flow & 0xf0 != 0x60 {
+            return None;
         }
-        Some(Parsed::Icmp)
+        let mut network = Network {
+            src: packet.words(offset + SRC_IN_HEADER).ok()?,
+            dst: packet.words(offset + DST_IN_HEADER).ok()?,
+            protocol: (length_and_next >> 16) as u8,
+            transport: offset + Ipv6Hdr::LEN,
+            hop_limit: (length_and_next >> 24) as u8,
+            part: Part::Whole,
+            datagram: 0,
+        };
+        if is_extension(network.protocol) {
+            packet.pull(EXTENSIONS_LINEAR);
+            let behind = behind_extensions(packet.raw(), network.transport as u32, network.protocol);
+            network.transport = (behind & TRANSPORT_MASK) as usize;
+            network.protocol = (behind >> 16) as u8;
+            network.part = match (behind >> 24) as u8 {
+                0 => Part::Whole,
+                1 => Part::First,
+                _ => Part::Later,
+            };
+            network.datagram = (behind >> 32) as u32;
+        }
+        Some(network)
     }
 
     #[inline(always)]
-    fn parse_error(packet: &mut Packet<'_>) -> Option<Quote<Addr>> {
-        packet.pull(QUOTE_LINEAR);
-        let network = network(packet, ETH_LEN)?;
-        let kind = packet.at::<[u8; 1]>(network.transport)?[0];
-        // Errors are the messages below 128 (RFC 4443, 2.1): unreachable, too big, time exceeded, parameter problem.
-        if !matches!(kind, 1..=4) || network.part != Part::Whole {
-            return None;
-        }
-        let quoted = self::network(packet, network.transport + ICMP_LEN)?;
-        Some(Quote {
-            key: parse_quoted_ports(packet, &quoted)?,
-            src: network.src,
-            dst: network.dst,
-            icmp: network.transport,
-            network: network.transport + ICMP_LEN,
-            transport: quoted.transport,
-            hop_limit: network.hop_limit,
-        })
+    fn is_icmp_error(kind: u8) -> bool {
+        // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
+        matches!(kind, 1..=4)
     }
 
     #[inline(always)]
@@ -208,49 +211,18 @@ impl Datapath for V6 {
         let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
         // The same two addresses stand in the pseudo header and in the quoted header.
         let addresses = checksum::sum(&headers.key.src) + checksum::sum(&headers.key.dst);
-        let pseudo = u64::from((payload as u32).to_be()) + u64::from(PROTOCOL_ICMP.to_be());
+        let pseudo = u64::from((payload as u32).to_be()) + u64::from(u32::from(Self::ICMP).to_be());
         let quoted_sum = u64::from(quoted_flow) + u64::from(quoted_length) + addresses + transport_sum;
         let sum = checksum::sum_words(&icmp) + pseudo + addresses + quoted_sum;
         icmp[0] |= u32::from(checksum::complement(sum)) << 16;
 
-        let next_and_hops = (payload as u32) << 16 | PROTOCOL_ICMP << 8 | u32::from(ANSWER_HOP_LIMIT);
+        let next_and_hops = (payload as u32) << 16 | u32::from(Self::ICMP) << 8 | u32::from(ANSWER_HOP_LIMIT);
         packet.set_words(ETH_LEN, [0x6000_0000_u32.to_be(), next_and_hops.to_be()])?;
         packet.set_words(SRC_OFFSET, headers.key.dst)?;
         packet.set_words(DST_OFFSET, headers.key.src)?;
         packet.set_words(ETH_LEN + Ipv6Hdr::LEN, icmp)?;
         Ok(())
     }
-}
-
-/// Reads the network header at `offset`, with its extension headers.
-#[inline(always)]
-fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
-    let [flow, length_and_next] = packet.words::<2>(offset).ok()?;
-    if flow & 0xf0 != 0x60 {
-        return None;
-    }
-    let mut network = Network {
-        src: packet.words(offset + SRC_IN_HEADER).ok()?,
-        dst: packet.words(offset + DST_IN_HEADER).ok()?,
-        protocol: (length_and_next >> 16) as u8,
-        transport: offset + Ipv6Hdr::LEN,
-        hop_limit: (length_and_next >> 24) as u8,
-        part: Part::Whole,
-        datagram: 0,
-    };
-    if is_extension(network.protocol) {
-        packet.pull(EXTENSIONS_LINEAR);
-        let behind = behind_extensions(packet.raw(), network.transport as u32, network.protocol);
-        network.transport = (behind & TRANSPORT_MASK) as usize;
-        network.protocol = (behind >> 16) as u8;
-        network.part = match (behind >> 24) as u8 {
-            0 => Part::Whole,
-            1 => Part::First,
-            _ => Part::Later,
-        };
-        network.datagram = (behind >> 32) as u32;
-    }
-    Some(network)
 }
 
 /// Skips extension headers (RFC 8200, 4) from `transport` on. Four of them are one more than any sender has use for; behind
