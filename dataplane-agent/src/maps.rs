@@ -1,5 +1,6 @@
 //! What a plan may do to the kernel's maps, and how it is applied.
 
+pub mod expired;
 pub mod kernel;
 pub mod memory;
 pub mod observed;

@@ -1,6 +1,7 @@
 //! The loop that turns changes into map operations.
 
 pub mod claims;
+pub mod conntrack_gc;
 pub mod core;
 pub mod installed;
 mod observer;
@@ -10,18 +11,19 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
-use self::{core::Core, retry::Retries, status::Reporter};
 pub use self::{
+    conntrack_gc::Usage,
     observer::{Applied, Observer},
     status::Status,
 };
+use self::{core::Core, retry::Retries, status::Reporter};
 use crate::{
     maps::{self, MapError, Maps},
     model::Change,
@@ -36,12 +38,14 @@ pub struct Options {
     pub min_interval: Duration,
     /// Where [`Status`] is written as JSON for `sluice status`; nowhere when absent.
     pub status_file: Option<PathBuf>,
+    /// How full the maps are that the programs write, by name; from [`conntrack_gc`].
+    pub usage: Option<watch::Receiver<BTreeMap<String, Usage>>>,
 }
 
 impl Options {
     /// Defaults for the node `node_name`.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self { node_name: node_name.into(), min_interval: Duration::from_millis(10), status_file: None }
+        Self { node_name: node_name.into(), min_interval: Duration::from_millis(10), status_file: None, usage: None }
     }
 }
 
@@ -52,7 +56,7 @@ impl Options {
 ///
 /// Applying blocks the thread for about a microsecond per operation; give the loop a task of its own.
 pub async fn run<M: Maps + Send>(
-    options: Options,
+    mut options: Options,
     mut maps: M,
     mut changes: mpsc::Receiver<Change>,
     status: watch::Sender<Arc<Status>>,
@@ -78,6 +82,7 @@ pub async fn run<M: Maps + Send>(
                 }
                 None => open = false,
             },
+            () = changed(options.usage.as_mut()) => {}
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
         // Everything that has arrived is one round's work, but a source that never pauses must not put the round off.
@@ -95,10 +100,23 @@ pub async fn run<M: Maps + Send>(
         if core.is_settled() {
             observer.settled();
         }
+        if let Some(usage) = &mut options.usage {
+            reporter.set_usage(&usage.borrow_and_update());
+        }
         reporter.update(&core, &retries);
     }
     reporter.flush();
     Ok(())
+}
+
+/// Waits for news of `usage`, for ever when nobody tells any.
+async fn changed(usage: Option<&mut watch::Receiver<BTreeMap<String, Usage>>>) {
+    if let Some(usage) = usage
+        && usage.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn run_round(

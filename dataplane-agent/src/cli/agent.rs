@@ -20,7 +20,7 @@ use self::{
 };
 use crate::{
     datapath::{Datapath, Pins, sockets::StaleSockets},
-    maps::{Maps as _, kernel::KernelMaps, pinned::Access},
+    maps::{Maps as _, expired, kernel::KernelMaps, pinned::Access},
     watch::kube,
 };
 
@@ -48,11 +48,11 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
     let mut datapath = Datapath::open(options)?;
     info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh = datapath.is_fresh(), "programs loaded");
     let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
-    let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?)));
+    let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?, expired::sweeps(bpffs)?)));
     let served = match opened {
-        Ok((maps, sockets)) => {
+        Ok((maps, sockets, sweeps)) => {
             let setup = Setup { args: &args, decisions: &decisions, node, bpffs };
-            serve::serve(setup, feed, surface, &mut datapath, maps, sockets).await
+            serve::serve(setup, feed, surface, &mut datapath, maps, sockets, sweeps).await
         }
         Err(error) => Err(error),
     };

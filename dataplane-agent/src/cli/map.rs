@@ -108,6 +108,10 @@ pub fn lines(bpffs: &Path) -> anyhow::Result<Vec<MapLine>> {
     used.insert(map::CONNTRACK6.name, observed::conntrack::<V6>(bpffs, Access::ReadOnly)?.iter().count() as u64);
     used.insert(map::SOCKETS4.name, observed::sockets::<V4>(bpffs, Access::ReadOnly)?.iter().count() as u64);
     used.insert(map::SOCKETS6.name, observed::sockets::<V6>(bpffs, Access::ReadOnly)?.iter().count() as u64);
+    used.insert(map::AFFINITY4.name, observed::affinity::<V4>(bpffs, Access::ReadOnly)?.iter().count() as u64);
+    used.insert(map::AFFINITY6.name, observed::affinity::<V6>(bpffs, Access::ReadOnly)?.iter().count() as u64);
+    used.insert(map::FRAGMENTS4.name, observed::fragments::<V4>(bpffs, Access::ReadOnly)?.iter().count() as u64);
+    used.insert(map::FRAGMENTS6.name, observed::fragments::<V6>(bpffs, Access::ReadOnly)?.iter().count() as u64);
     let mut lines = Vec::new();
     for spec in map::ALL {
         match pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly) {

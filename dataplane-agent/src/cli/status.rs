@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use dataplane_common::map::{self, LAYOUT_VERSION};
+use dataplane_common::map::{self, LAYOUT_VERSION, Role};
 use serde::Serialize;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     datapath::Pins,
     maps::observed,
+    sync::Usage,
     tables::{BackendRow, Tables},
 };
 
@@ -40,6 +41,8 @@ pub struct Status {
     pub draining_backends: usize,
     /// Entries in use per map.
     pub entries: BTreeMap<&'static str, u64>,
+    /// Maps that packets fill and that are nearly full, with the part of their room that is used, in per cent.
+    pub nearly_full: BTreeMap<&'static str, u64>,
     /// Memory of all maps.
     pub memory_bytes: u64,
     /// Packets dropped, by reason; only reasons that occurred.
@@ -80,6 +83,7 @@ fn gather(tables: &Tables, maps: &[MapLine], attached: &[Attached]) -> Status {
         local_backends: flagged(BackendRow::LOCAL),
         draining_backends: flagged(BackendRow::TERMINATING),
         entries: maps.iter().map(|line| (line.map, line.entries)).collect(),
+        nearly_full: maps.iter().filter_map(nearly_full).collect(),
         memory_bytes: maps.iter().map(|line| line.memory_bytes).sum(),
         ..Status::default()
     };
@@ -91,6 +95,13 @@ fn gather(tables: &Tables, maps: &[MapLine], attached: &[Attached]) -> Status {
         }
     }
     status
+}
+
+/// The map's name and how full it is, when that is nearly full and not by design.
+fn nearly_full(line: &MapLine) -> Option<(&'static str, u64)> {
+    let spec = map::ALL.iter().find(|spec| spec.name == line.map)?;
+    let usage = Usage { used: line.entries, capacity: line.max_entries.into() };
+    (spec.role == Role::Observed && usage.is_high()).then(|| (spec.name, usage.per_cent()))
 }
 
 fn text(status: &Status) -> String {
@@ -118,6 +129,7 @@ fn text(status: &Status) -> String {
         ),
         ("Flow entries", format!("IPv4 {}, IPv6 {}", entries(&map::CONNTRACK4), entries(&map::CONNTRACK6))),
         ("Sockets", format!("IPv4 {}, IPv6 {}", entries(&map::SOCKETS4), entries(&map::SOCKETS6))),
+        ("Nearly full", listed(status.nearly_full.iter().map(|(map, part)| format!("{map} {part} %")).collect())),
         ("Drops", listed(status.drops.iter().map(|(reason, packets)| format!("{reason} {packets}")).collect())),
         ("Attached", attached),
         ("Map memory", indicatif::BinaryBytes(status.memory_bytes).to_string()),
@@ -128,6 +140,26 @@ fn text(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::cli::fixture;
+
+    #[test]
+    fn maps_that_packets_have_nearly_filled_are_named() {
+        let line = |map: &'static str, entries, max_entries| MapLine {
+            map,
+            kind: String::new(),
+            entries,
+            max_entries,
+            key_bytes: 4,
+            value_bytes: 4,
+            memory_bytes: 0,
+            writer: "",
+            about: "",
+            map_id: 1,
+        };
+        let maps = [line("conntrack4", 850, 1000), line("conntrack6", 799, 1000), line("drops", 16, 16)];
+        let status = gather(&fixture::tables(), &maps, &[]);
+        assert_eq!(status.nearly_full, BTreeMap::from([("conntrack4", 85)]));
+        assert!(text(&status).contains("Nearly full   conntrack4 85 %"));
+    }
 
     #[test]
     fn the_page_counts_what_the_maps_hold() {
@@ -157,6 +189,7 @@ Frontends     4, 1 of them without a backend
 Backends      5, 2 of them on this node, 2 draining
 Flow entries  IPv4 0, IPv6 0
 Sockets       IPv4 0, IPv6 0
+Nearly full   none
 Drops         no_route 4
 Attached      from_pod 2 (1 more on interfaces that are gone)
 Map memory    0 B

@@ -7,7 +7,8 @@ use aya::{
     maps::{HashMap, MapData, MapError as AyaError, PerCpuArray},
 };
 use dataplane_common::{
-    Addr, DropReason, Flow, FlowKey, SocketKey, SocketOrigin, V4, V6,
+    Addr, Affinity, AffinityKey, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, SocketKey, SocketOrigin, V4,
+    V6,
     map::{self, MapSpec},
 };
 
@@ -17,21 +18,37 @@ use super::{
 };
 
 /// An address family as its observed maps are found.
-pub trait ObservedFamily: dataplane_common::Family<Addr: Addr> {
+pub trait ObservedFamily: dataplane_common::Family<Addr: Addr + Send> {
     /// `conntrack4` or `conntrack6`.
     const CONNTRACK: &'static MapSpec;
     /// `sockets4` or `sockets6`.
     const SOCKETS: &'static MapSpec;
+    /// `affinity4` or `affinity6`.
+    const AFFINITY: &'static MapSpec;
+    /// `fragments4` or `fragments6`.
+    const FRAGMENTS: &'static MapSpec;
+    /// `frontends4` or `frontends6`.
+    const FRONTENDS: &'static MapSpec;
+    /// `backends4` or `backends6`.
+    const BACKENDS: &'static MapSpec;
 }
 
 impl ObservedFamily for V4 {
     const CONNTRACK: &'static MapSpec = &map::CONNTRACK4;
     const SOCKETS: &'static MapSpec = &map::SOCKETS4;
+    const AFFINITY: &'static MapSpec = &map::AFFINITY4;
+    const FRAGMENTS: &'static MapSpec = &map::FRAGMENTS4;
+    const FRONTENDS: &'static MapSpec = &map::FRONTENDS4;
+    const BACKENDS: &'static MapSpec = &map::BACKENDS4;
 }
 
 impl ObservedFamily for V6 {
     const CONNTRACK: &'static MapSpec = &map::CONNTRACK6;
     const SOCKETS: &'static MapSpec = &map::SOCKETS6;
+    const AFFINITY: &'static MapSpec = &map::AFFINITY6;
+    const FRAGMENTS: &'static MapSpec = &map::FRAGMENTS6;
+    const FRONTENDS: &'static MapSpec = &map::FRONTENDS6;
+    const BACKENDS: &'static MapSpec = &map::BACKENDS6;
 }
 
 /// A hash map that the programs write.
@@ -68,8 +85,30 @@ where
     Observed::open(bpffs, F::SOCKETS, access)
 }
 
+/// Memories of clients of one family.
+pub type Affinities<F> = Observed<AffinityKey<<F as dataplane_common::Family>::Addr>, Affinity>;
+
+/// Fragmented datagrams of one family.
+pub type Fragments<F> = Observed<FragmentKey<<F as dataplane_common::Family>::Addr>, FragmentPorts>;
+
+/// Opens the memories of clients of the family `F` under `bpffs`.
+pub fn affinity<F: ObservedFamily>(bpffs: &Path, access: Access) -> Result<Affinities<F>, PinnedError>
+where
+    AffinityKey<F::Addr>: Pod,
+{
+    Observed::open(bpffs, F::AFFINITY, access)
+}
+
+/// Opens the fragmented datagrams of the family `F` under `bpffs`.
+pub fn fragments<F: ObservedFamily>(bpffs: &Path, access: Access) -> Result<Fragments<F>, PinnedError>
+where
+    FragmentKey<F::Addr>: Pod,
+{
+    Observed::open(bpffs, F::FRAGMENTS, access)
+}
+
 impl<K: Pod, V: Pod> Observed<K, V> {
-    fn open(bpffs: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
+    pub(super) fn open(bpffs: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
         let map = super::typed(pinned::open(&pinned::directory(bpffs), spec, access)?, spec)?;
         Ok(Self { name: spec.name, map })
     }

@@ -1,4 +1,4 @@
-//! The two uses of `bpf(2)` that aya lacks: opening a pin read-only and reading many array elements at once.
+//! The uses of `bpf(2)` that aya lacks: opening a pin read-only and reading many elements at once.
 
 use std::{
     ffi::CString,
@@ -63,6 +63,53 @@ pub(super) fn read_array<V: Pod>(map: &MapData, entries: u32) -> io::Result<Vec<
         }
     }
     Ok(values)
+}
+
+/// About `count` entries of the hash map `map`, from `position` on, which moves behind them and becomes `None` at the end.
+///
+/// The kernel reads bucket by bucket, so an entry that stays in the map is seen exactly once in a pass, whatever comes and
+/// goes meanwhile. Hash maps have answered `BPF_MAP_LOOKUP_BATCH` since 5.6 (commit 057996380a42), and it does not count
+/// as a use of an LRU map's entry.
+pub(super) fn read_hash<K: Pod, V: Pod>(
+    map: &MapData,
+    position: &mut Option<u32>,
+    count: u32,
+) -> io::Result<Vec<(K, V)>> {
+    use std::os::fd::AsFd as _;
+    let mut room = count.max(1);
+    loop {
+        let mut keys = Vec::<K>::with_capacity(room as usize);
+        let mut values = Vec::<V>::with_capacity(room as usize);
+        let from = position.unwrap_or_default();
+        let mut next = 0_u32;
+        let mut attr = empty_attr();
+        attr.batch.in_batch = if position.is_none() { 0 } else { (&raw const from) as u64 };
+        attr.batch.out_batch = (&raw mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = room;
+        attr.batch.map_fd = map.fd().as_fd().as_raw_fd() as u32;
+        let is_last = match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // A single bucket holds more than there was room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                room *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        // SAFETY: `batch` is the member this call was made with; it holds integers only.
+        let read = unsafe { attr.batch.count }.min(room) as usize;
+        // SAFETY: the kernel wrote `read` keys and values, no more than there was room for, and any bytes are a valid `K`
+        // and `V`. The layout check of `pinned::open` made sure that they are as large as the map's.
+        unsafe {
+            keys.set_len(read);
+            values.set_len(read);
+        }
+        *position = (!is_last).then_some(next);
+        return Ok(keys.into_iter().zip(values).collect());
+    }
 }
 
 fn empty_attr() -> bpf_attr {

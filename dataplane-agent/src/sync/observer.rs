@@ -23,6 +23,29 @@ pub trait Observer: Send {
 /// Nobody wants to know.
 impl Observer for () {}
 
+/// Both want to know.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn taken(&mut self, change: &Change) {
+        self.0.taken(change);
+        self.1.taken(change);
+    }
+
+    fn applied(&mut self, applied: &Applied<'_>) {
+        self.0.applied(applied);
+        self.1.applied(applied);
+    }
+
+    fn settled(&mut self) {
+        self.0.settled();
+        self.1.settled();
+    }
+
+    fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]) {
+        self.0.backends_gone(gone);
+        self.1.backends_gone(gone);
+    }
+}
+
 /// A round that is over.
 #[derive(Debug)]
 pub struct Applied<'a> {

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Options, core::Core, retry::Retries};
+use super::{Options, Usage, core::Core, retry::Retries};
 use crate::{maps::Outcome, model::Source};
 
 /// The shortest time between two writes of the status file.
@@ -42,6 +42,9 @@ pub struct Status {
     pub rounds: u64,
     /// Services that are not installed as they should be, and why.
     pub errors: BTreeMap<String, String>,
+    /// How full the maps are that the programs write.
+    #[serde(default)]
+    pub usage: BTreeMap<String, Usage>,
     /// Frontends that more than one service claims: who has it and who does not.
     pub conflicts: BTreeMap<String, String>,
 }
@@ -101,6 +104,11 @@ impl Reporter {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.current.last_change_millis = u64::try_from(now.as_millis()).unwrap_or_default();
         }
+    }
+
+    /// Notes how full the maps are that the programs write.
+    pub(super) fn set_usage(&mut self, usage: &BTreeMap<String, Usage>) {
+        self.current.usage.clone_from(usage);
     }
 
     /// Publishes the state of the loop when it differs from what was published last, and writes the file when it is due.

@@ -1,6 +1,7 @@
 //! The running agent: the source, the interfaces and the loop, until a signal.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,9 +25,12 @@ use super::{
 use crate::{
     cli::cleanup::kube_proxy,
     datapath::{Datapath, attach::Applied, sockets::StaleSockets},
-    maps::Maps,
+    maps::{Maps, expired::Sweep},
     model::{Change, Source},
-    sync::{self, Status},
+    sync::{
+        self, Status,
+        conntrack_gc::{self, Alarm, Pace},
+    },
     watch::{
         Sender,
         devices::{Devices, View, classify::Rules},
@@ -113,6 +117,7 @@ pub(super) async fn serve(
     datapath: &mut Datapath,
     maps: impl Maps + Send + 'static,
     sockets: StaleSockets,
+    sweeps: Vec<Box<dyn Sweep>>,
 ) -> anyhow::Result<()> {
     let Setup { args, decisions, node, bpffs } = setup;
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -125,9 +130,13 @@ pub(super) async fn serve(
     let mut options = sync::Options::new(node.clone());
     options.status_file = Some(args.status_file.clone());
     options.min_interval = decisions.min_interval;
+    let (usage, known) = watch::channel(BTreeMap::new());
+    options.usage = Some(known);
+    let alarm = Alarm::default();
+    let sweeping = tokio::spawn(conntrack_gc::run(Pace::default(), sweeps, alarm.clone(), usage));
     let shutdown = async move { _ = stopped.await };
     send(&changes, Change::Settings(decisions.settings.clone())).await?;
-    let told = surface.told(sockets);
+    let told = (surface.told(sockets), alarm);
     let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, told, shutdown));
     let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
     let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses, surface.arrival()));
@@ -150,7 +159,9 @@ pub(super) async fn serve(
         result = attach(devices, datapath, &changes, node_known) => result,
     };
     let was_ready = ready.borrow_and_update().rounds > 0;
-    for task in [feed_task.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()] {
+    for task in
+        [sweeping.abort_handle(), feed_task.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()]
+    {
         task.abort();
     }
     // Fails when the loop has ended already.

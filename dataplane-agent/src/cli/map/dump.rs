@@ -9,7 +9,8 @@ use aya::{
 };
 use clap::{Args, builder::PossibleValuesParser};
 use dataplane_common::{
-    Addr, Frontend, FrontendKind, Scope, SlotRange, SocketKey, SocketOrigin, V4, V6,
+    Addr, Affinity, AffinityKey, FragmentKey, FragmentPorts, Frontend, FrontendKind, Scope, SlotRange, SocketKey,
+    SocketOrigin, V4, V6,
     map::{self, MapSpec},
 };
 use serde::Serialize;
@@ -71,6 +72,10 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
         map::CONNTRACK6 => flows(bpffs, FamilyFilter { ipv4: false, ipv6: true })?,
         map::SOCKETS4 => sockets::<V4>(bpffs)?,
         map::SOCKETS6 => sockets::<V6>(bpffs)?,
+        map::AFFINITY4 => affinities::<V4>(bpffs)?,
+        map::AFFINITY6 => affinities::<V6>(bpffs)?,
+        map::FRAGMENTS4 => fragments::<V4>(bpffs)?,
+        map::FRAGMENTS6 => fragments::<V6>(bpffs)?,
         map::DROPS => {
             let drops = observed::drops(bpffs)?.into_iter();
             drops.map(|(reason, packets)| EntryDump { key: json!(reason.name()), value: json!(packets) }).collect()
@@ -200,6 +205,44 @@ where
         .collect()
 }
 
+fn affinities<F: ObservedFamily>(bpffs: &Path) -> anyhow::Result<Vec<EntryDump>>
+where
+    AffinityKey<F::Addr>: Pod,
+{
+    let map = observed::affinity::<F>(bpffs, Access::ReadOnly)?;
+    map.iter().map(|entry| Ok(entry.map(|(key, value)| affinity(&key, &value))?)).collect()
+}
+
+fn affinity<A: Addr>(key: &AffinityKey<A>, value: &Affinity) -> EntryDump {
+    let client = key.client.to_ip();
+    // The node's own processes share one memory.
+    let client = if client.is_unspecified() { json!("this node") } else { json!(client) };
+    EntryDump {
+        key: json!({"client": client, "service": key.service}),
+        value: json!({"backend": value.backend, "generation": value.generation, "last_used": value.last_used}),
+    }
+}
+
+fn fragments<F: ObservedFamily>(bpffs: &Path) -> anyhow::Result<Vec<EntryDump>>
+where
+    FragmentKey<F::Addr>: Pod,
+{
+    let map = observed::fragments::<F>(bpffs, Access::ReadOnly)?;
+    map.iter().map(|entry| Ok(entry.map(|(key, value)| fragment(&key, &value))?)).collect()
+}
+
+fn fragment<A: Addr>(key: &FragmentKey<A>, value: &FragmentPorts) -> EntryDump {
+    EntryDump {
+        key: json!({
+            "source": key.src.to_ip(), "destination": key.dst.to_ip(), "id": key.id,
+            "protocol": u8::try_from(key.protocol).map_or_else(|_| key.protocol.to_string(), protocol_name),
+        }),
+        value: json!({
+            "source_port": value.src_port.get(), "destination_port": value.dst_port.get(), "seen": value.seen,
+        }),
+    }
+}
+
 /// A per-CPU array of counters, summed over the processors.
 fn counters(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
     let map = pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly)?;
@@ -226,6 +269,8 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::BePort;
+
     use super::*;
     use crate::cli::fixture;
 
@@ -246,5 +291,45 @@ mod tests {
         check(&map::BACKENDS6, "1  addr=[fd00::5]:8080 flags=1 generation=1 protocol=TCP service=7\n");
         check(&map::SERVICE_NAMES, "7  default/web:http\n9  kube-system/dns\n");
         check(&map::LOCAL_ADDRS4, "");
+    }
+
+    #[test]
+    fn rows_about_clients_and_prefixes_are_shown_in_words() {
+        let mut tables = Tables::default();
+        let dns = *fixture::tables().frontends.values().next().unwrap();
+        let silent = Frontend { inside: SlotRange::default(), outside: SlotRange::default(), ..dns };
+        tables.frontends.insert(FrontendAddr::other_ports("10.96.0.1".parse().unwrap()), silent);
+        tables.cidrs.insert("10.96.0.0/12".parse().unwrap(), map::cidr::SERVICE | map::cidr::POD);
+        let range = "2001:db8::/32".parse().unwrap();
+        tables.source_ranges.insert(crate::tables::ClientRange { service: 7, range });
+        let shown = |spec| {
+            let output = Output { no_headers: true, ..Output::default() };
+            output.table(&desired(spec, &tables), false)
+        };
+        assert!(
+            shown(&map::FRONTENDS4).starts_with("addr=10.96.0.1 scope=other ports  "),
+            "{}",
+            shown(&map::FRONTENDS4)
+        );
+        assert_eq!(shown(&map::CIDRS4), "10.96.0.0/12  services,pods\n");
+        assert_eq!(shown(&map::SOURCE_RANGES6), "range=2001:db8::/32 service=7  admitted\n");
+    }
+
+    #[test]
+    fn clients_and_fragments_are_shown_field_by_field() {
+        let value = Affinity { backend: 3, generation: 1, last_used: 40 };
+        let of_node = affinity(&AffinityKey { client: [0_u32], service: 7 }, &value);
+        assert_eq!(of_node.cells(), ["client=this node service=7", "backend=3 generation=1 last_used=40"]);
+        let client = [u32::from_ne_bytes([203, 0, 113, 9])];
+        assert_eq!(affinity(&AffinityKey { client, service: 7 }, &value).cells()[0], "client=203.0.113.9 service=7");
+        let key = FragmentKey { src: client, dst: [u32::from_ne_bytes([10, 96, 0, 1])], id: 5, protocol: 17 };
+        let ports = FragmentPorts { src_port: BePort::new(4000), dst_port: BePort::new(53), seen: 40 };
+        assert_eq!(
+            fragment(&key, &ports).cells(),
+            [
+                "destination=10.96.0.1 id=5 protocol=UDP source=203.0.113.9",
+                "destination_port=53 seen=40 source_port=4000"
+            ]
+        );
     }
 }

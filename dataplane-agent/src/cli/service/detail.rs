@@ -1,6 +1,6 @@
 //! `sluice service get`: a service port's frontends, and the backends in their slots.
 
-use dataplane_common::SlotRange;
+use dataplane_common::{Frontend, SlotRange};
 use serde::Serialize;
 
 use super::{FrontendRow, named, slots};
@@ -22,6 +22,8 @@ pub struct ServicePort {
     pub service_id: u32,
     /// `ClientIP` affinity in seconds, zero when there is none.
     pub affinity_seconds: u32,
+    /// The clients that load-balancer addresses admit; null when they admit everyone.
+    pub source_ranges: Option<Vec<String>>,
     /// What clients send to.
     pub frontends: Vec<FrontendSlots>,
     /// What answers, including backends that only finish their flows.
@@ -75,9 +77,15 @@ fn service(tables: &Tables, id: u32, name: &str) -> ServicePort {
         })
         .collect();
     frontends.sort_by(|a, b| a.frontend.cmp(&b.frontend));
+    let flags = tables.frontends.values().filter(|value| value.service == id).map(|value| value.flags);
+    let is_restricted = flags.fold(0, |all, flags| all | flags) & Frontend::SOURCE_RANGES != 0;
     ServicePort {
         service: name.into(),
         service_id: id,
+        source_ranges: is_restricted.then(|| {
+            let ranges = tables.source_ranges.iter().filter(|row| row.service == id);
+            ranges.map(|row| row.range.to_string()).collect()
+        }),
         affinity_seconds: frontends.iter().map(|each| each.frontend.affinity_seconds).max().unwrap_or_default(),
         frontends,
         backends: backend::lines(tables, |backend| backend.service == id),
@@ -116,6 +124,10 @@ fn text(service: &ServicePort, output: Output) -> String {
         ("Id", service.service_id.to_string()),
         ("Affinity", affinity),
     ]);
+    if let Some(ranges) = &service.source_ranges {
+        let ranges = if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(", ") };
+        text.push_str(&format!("Load-balancer addresses admit {ranges}\n"));
+    }
     text.push_str("Frontends\n");
     for each in &service.frontends {
         let FrontendRow { frontend, protocol, kind, policy, when_empty, when_empty_outside, .. } = &each.frontend;
@@ -153,7 +165,7 @@ fn push_slots(text: &mut String, clients: &str, slots: &[SlotLine], when_empty: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::fixture;
+    use crate::{cli::fixture, tables::ClientRange};
 
     #[track_caller]
     fn check(name: &str, expected: &str) {
@@ -207,6 +219,23 @@ Frontends
 Backends: none
 ",
         );
+    }
+
+    #[test]
+    fn p33_the_clients_that_are_admitted_are_shown() {
+        let mut tables = fixture::tables();
+        let shown = |tables: &Tables| {
+            let services = services(tables, "web").unwrap();
+            (services[0].source_ranges.clone(), text(&services[0], Output::default()))
+        };
+        assert_eq!(shown(&tables).0, None);
+        for value in tables.frontends.values_mut().filter(|value| value.service == 7) {
+            value.flags |= Frontend::SOURCE_RANGES;
+        }
+        assert!(shown(&tables).1.contains("Load-balancer addresses admit nobody\n"));
+        tables.source_ranges.insert(ClientRange { service: 7, range: "203.0.113.0/24".parse().unwrap() });
+        tables.source_ranges.insert(ClientRange { service: 9, range: "192.0.2.0/24".parse().unwrap() });
+        assert!(shown(&tables).1.contains("Load-balancer addresses admit 203.0.113.0/24\n"));
     }
 
     #[test]
