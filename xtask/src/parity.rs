@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use self::rows::Row;
 use crate::{tidy::sources, workspace};
@@ -21,6 +21,13 @@ pub(crate) fn run() -> Result<ExitCode> {
     let report = report()?;
     print!("{}", report.text);
     Ok(if report.is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fails when a behaviour has neither test nor reason.
+pub(crate) fn check() -> Result<()> {
+    let report = report()?;
+    ensure!(report.is_complete, "a behaviour has neither test nor reason: `cargo xtask parity` says which");
+    Ok(())
 }
 
 /// What there is to say, and whether nothing is missing.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bpf_toolchain::Search;
 
 use super::Tally;
-use crate::{progress, tidy, workspace};
+use crate::{parity, progress, tidy, workspace};
 
 /// Runs every check and counts each as one test, so that a failure shows in the last line too.
 pub(super) fn run(tally: &mut Tally) {
@@ -18,6 +18,7 @@ pub(super) fn run(tally: &mut Tally) {
         }
     };
     check("tidy", tidy::check());
+    check("parity", parity::check());
     if has("fmt") {
         check("format", progress::step("cargo fmt --check", cargo(&["fmt", "--all", "--check"])).map_err(fmt_hint));
         let programs = cargo(&["fmt", "--manifest-path", "dataplane-ebpf/Cargo.toml", "--check"]);
