@@ -10,7 +10,8 @@ const MOST_INSTRUCTIONS: u32 = 1_000_000;
 fn every_program_loads_in_every_configuration() -> Result<()> {
     for (program, configurations) in programs::measure()? {
         for (configuration, size) in configurations {
-            assert!(size.verified < MOST_INSTRUCTIONS / 4, "{program} ({configuration}): {}", size.verified);
+            // Half of it leaves room for verifiers of other kernels, which walk more of the same program.
+            assert!(size.verified < MOST_INSTRUCTIONS / 2, "{program} ({configuration}): {}", size.verified);
         }
     }
     Ok(())
