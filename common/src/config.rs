@@ -72,12 +72,13 @@ impl NodeConfig {
     /// The kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (since 6.16), which keeps the checksum that a device computed
     /// over a whole IPv6 packet right; without it such packets are summed again in software.
     pub const IPV6_CHECKSUM_FLAG: u32 = 1 << 2;
-    /// `cidrs4` or `cidrs6` hold the cluster's service CIDRs.
-    pub const SERVICE_CIDRS: u32 = 1 << 3;
     /// Every request to a cluster IP is masqueraded (kube-proxy's `masqueradeAll`).
-    pub const MASQUERADE_ALL: u32 = 1 << 4;
+    pub const MASQUERADE_ALL: u32 = 1 << 3;
     /// Requests to a cluster IP from outside are masqueraded unless `cidrs4` or `cidrs6` say that a pod sent them.
-    pub const MASQUERADE_OUTSIDE: u32 = 1 << 5;
+    pub const MASQUERADE_OUTSIDE: u32 = 1 << 4;
+
+    /// Packets of flows go around the stack where `devices` allows it.
+    pub const HOST_BYPASS: u32 = 1 << 6;
 
     /// 169.254.42.1: link-local, so no network routes it, and a pod answers it through its default route.
     pub const DEFAULT_HAIRPIN4: [u32; 1] = [u32::from_ne_bytes([169, 254, 42, 1])];

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{addr::BePort, config::Timeout, pod, protocol::Protocol};
+use crate::{addr::BePort, config::Timeout, pod, protocol::Protocol, way::Way};
 
 /// Key of `conntrack4` and `conntrack6`: a packet's addresses and ports as the hook sees them, before translation.
 ///
@@ -23,23 +23,24 @@ pub struct FlowKey<A> {
     pub dst_port: BePort,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    // Two fields: three bytes in one would be cleared by a call of `memset`.
+    pad: u8,
+    wide_pad: u16,
 }
 
 impl<A: Copy> FlowKey<A> {
+    /// The key of a packet with these addresses and ports; `protocol` is its IANA number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(src: A, dst: A, src_port: BePort, dst_port: BePort, protocol: u8) -> Self {
+        Self { src, dst, src_port, dst_port, protocol, pad: 0, wide_pad: 0 }
+    }
+
     /// The key of a packet that answers this one.
     #[must_use]
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            src_port: self.dst_port,
-            dst_port: self.src_port,
-            protocol: self.protocol,
-            pad: [0; 3],
-        }
+        Self::new(self.dst, self.src, self.dst_port, self.src_port, self.protocol)
     }
 }
 
@@ -199,6 +200,13 @@ impl TcpFlags {
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN.0 | Self::ACK.0) == Self::SYN.0
     }
+
+    /// Whether this is the answer to a connection's first packet: SYN with ACK.
+    #[must_use]
+    #[inline(always)]
+    pub const fn accepts(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::ACK.0) == Self::SYN.0 | Self::ACK.0
+    }
 }
 
 /// Value of `conntrack4` and `conntrack6`.
@@ -236,6 +244,8 @@ pub struct Flow<A> {
     pub next: u8,
     /// What has been seen of the flow.
     pub state: FlowState,
+    /// The way around the stack, where there is one.
+    pub way: Way,
 }
 
 impl<A: Copy> Flow<A> {
@@ -252,22 +262,15 @@ impl<A: Copy> Flow<A> {
     /// The tuple a packet has after the rewrite.
     #[inline(always)]
     pub const fn translated(&self, protocol: u8) -> FlowKey<A> {
-        FlowKey {
-            src: self.src,
-            dst: self.dst,
-            src_port: self.src_port,
-            dst_port: self.dst_port,
-            protocol,
-            pad: [0; 3],
-        }
+        FlowKey::new(self.src, self.dst, self.src_port, self.dst_port, protocol)
     }
 }
 
 const _: () = {
     assert!(size_of::<FlowKey<[u32; 1]>>() == 4 + 4 + 2 + 2 + 1 + 3);
     assert!(size_of::<FlowKey<[u32; 4]>>() == 16 + 16 + 2 + 2 + 1 + 3);
-    assert!(size_of::<Flow<[u32; 1]>>() == 8 + 8 + 4 + 4 + 2 + 2 + 4 * 4 + 4);
-    assert!(size_of::<Flow<[u32; 4]>>() == 8 + 8 + 16 + 16 + 2 + 2 + 4 * 4 + 4);
+    assert!(size_of::<Flow<[u32; 1]>>() == 8 + 8 + 4 + 4 + 2 + 2 + 4 * 4 + 4 + 32);
+    assert!(size_of::<Flow<[u32; 4]>>() == 8 + 8 + 16 + 16 + 2 + 2 + 4 * 4 + 4 + 32);
 };
 
 pod!(FlowKey<[u32; 1]>, FlowKey<[u32; 4]>, Flow<[u32; 1]>, Flow<[u32; 4]>);
@@ -307,14 +310,7 @@ mod tests {
 
     #[test]
     fn the_reverse_of_the_reverse_is_the_key() {
-        let key = FlowKey {
-            src: [1_u32],
-            dst: [2],
-            src_port: BePort::new(3),
-            dst_port: BePort::new(4),
-            protocol: 6,
-            pad: [0; 3],
-        };
+        let key = FlowKey::new([1_u32], [2], BePort::new(3), BePort::new(4), 6);
         assert_ne!(key.reversed(), key);
         assert_eq!(key.reversed().reversed(), key);
     }

@@ -22,6 +22,7 @@ pub mod map;
 pub mod protocol;
 pub mod service;
 pub mod socket;
+pub mod way;
 
 pub use addr::{Addr, BePort, Family, V4, V6};
 pub use affinity::{Affinity, AffinityKey};
@@ -33,6 +34,7 @@ pub use fragment::{FragmentKey, FragmentPorts};
 pub use protocol::Protocol;
 pub use service::{Backend, Frontend, FrontendKey, FrontendKind, Scope, ServiceName, SlotRange, SourceRange};
 pub use socket::{SocketKey, SocketOrigin};
+pub use way::{Device, Exit, Way};
 
 /// Implements `aya::Pod` for map types, in user space only.
 macro_rules! pod {

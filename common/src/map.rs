@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the path that maps are pinned under, so that programs and agents of
 /// different versions never read each other's bytes.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// What a map is for, which decides how user space may treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,7 @@ maps! {
     AFFINITY6 = "affinity6", 64 << 10, Observed, "IPv6 client, service id -> backend it was sent to";
     FRAGMENTS4 = "fragments4", 8 << 10, Observed, "fragmented IPv4 datagrams -> ports";
     FRAGMENTS6 = "fragments6", 8 << 10, Observed, "fragmented IPv6 datagrams -> ports";
+    DEVICES = "devices", 4 << 10, Desired, "interface index -> whether packets may go around the stack there";
     MAP_OPS = "map_ops", 3, Statistics, "lookups, updates and deletes of the programs, per CPU, when they are counted";
     DROPS = "drops", crate::DropReason::COUNT, Statistics, "drop reason -> packets, per CPU";
 }
@@ -81,6 +82,9 @@ pub mod cidr {
     pub const SERVICE: u32 = 1 << 0;
     /// Pods have these addresses, as `detectLocalMode` sees it: their requests to cluster IPs are not masqueraded.
     pub const POD: u32 = 1 << 1;
+    /// The cluster's service CIDRs are known, so addresses without [`SERVICE`] are no service's. Of the default route, and so
+    /// of every prefix.
+    pub const SERVICES_KNOWN: u32 = 1 << 2;
 }
 
 /// Key of `snat_addrs4` and `snat_addrs6` for interfaces that have no entry of their own: the node's primary address.

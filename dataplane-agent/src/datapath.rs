@@ -13,9 +13,15 @@ pub mod object;
 pub mod pin;
 pub mod requirements;
 pub mod sockets;
+pub mod sockets_gone;
 mod tcx;
+pub mod xdp;
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+};
 
 use aya::Ebpf;
 use dataplane_common::NodeConfig;
@@ -28,6 +34,7 @@ use self::{
     object::ObjectError,
     pin::{LockError, PinsLock},
     requirements::Missing,
+    xdp::XdpMode,
 };
 pub use self::{
     cleanup::{Report, cleanup},
@@ -44,6 +51,8 @@ pub struct Options {
     pub cgroup_root: PathBuf,
     /// How programs are attached to interfaces.
     pub tc: TcMode,
+    /// Whether and how uplinks run the XDP program.
+    pub xdp: XdpMode,
     /// Whose sockets are translated at connect time.
     pub socket_lb: SocketLb,
     /// Sizes of maps that are not the default, by name.
@@ -92,6 +101,8 @@ pub struct Datapath {
     fresh: bool,
     /// Whether what the other way of attaching left behind is gone.
     swept: bool,
+    /// Uplinks whose driver does not take the XDP program, with --xdp=auto.
+    without_xdp: BTreeSet<u32>,
     _lock: PinsLock,
 }
 
@@ -127,7 +138,7 @@ impl Datapath {
         }
         let fresh = !options.pins.layout().exists();
         match load(object, &options) {
-            Ok(ebpf) => Ok(Self { ebpf, options, fresh, swept: false, _lock: lock }),
+            Ok(ebpf) => Ok(Self { ebpf, options, fresh, swept: false, without_xdp: BTreeSet::new(), _lock: lock }),
             Err(error) => {
                 if fresh {
                     cleanup::remove_pins(&options.pins)?;
@@ -150,8 +161,8 @@ impl Datapath {
     /// Has exactly `interfaces` run our programs, in this network namespace: attaches, replaces and detaches.
     pub fn attach(&mut self, interfaces: &[Interface]) -> Result<Applied, DatapathError> {
         let wanted = attach::wanted(interfaces);
-        let Options { pins, tc, .. } = &self.options;
-        let applied = match tc {
+        let Options { pins, tc, xdp, .. } = &self.options;
+        let mut applied = match tc {
             TcMode::Tcx | TcMode::Auto => tcx::apply(&mut self.ebpf, pins, &wanted)?,
             TcMode::Clsact => clsact::apply(&mut self.ebpf, &wanted)?,
         };
@@ -164,6 +175,8 @@ impl Datapath {
             };
             self.swept = true;
         }
+        // Last, because the XDP program leaves to the others what it does not send on itself.
+        applied.append(xdp::apply(&mut self.ebpf, pins, *xdp, interfaces, &mut self.without_xdp)?);
         Ok(applied)
     }
 
@@ -175,26 +188,21 @@ impl Datapath {
 
 /// Loads and pins the programs, and attaches those of cgroups.
 fn load(object: &[u8], options: &Options) -> Result<Ebpf, DatapathError> {
-    let Options { pins, cgroup_root, socket_lb, entries, config, .. } = options;
+    let Options { pins, cgroup_root, socket_lb, xdp, entries, config, .. } = options;
     let mut ebpf = object::load(object, pins, entries, config)?;
-    for hook in Hook::ALL {
-        let loaded = attach::program(&mut ebpf, hook)?.load();
-        loaded.map_err(|source| ObjectError::Program { program: hook.name(), source })?;
-    }
-    let mut names = Hook::ALL.map(Hook::name).to_vec();
+    let mut names = Hook::TC.map(Hook::name).to_vec();
     if *socket_lb == SocketLb::Off {
         let io = |source| DatapathError::Io { step: "detaching the programs of cgroups", source };
         cgroup::remove_all(pins).map_err(io)?;
     } else {
-        for program in CGROUP_PROGRAMS {
-            let loaded = cgroup::program(&mut ebpf, program)?.load();
-            loaded.map_err(|source| ObjectError::Program { program, source })?;
-        }
         names.extend(CGROUP_PROGRAMS);
     }
+    object::load_programs(&mut ebpf, &names)?;
     let io = |source| DatapathError::Io { step: "pinning the programs", source };
     for name in pin::entries(&pins.programs()).map_err(io)? {
-        if !names.iter().any(|wanted| name.ends_with(wanted)) {
+        // The XDP program is loaded and pinned when an uplink wants it.
+        let kept = (*xdp != XdpMode::Off).then(|| xdp.running().program());
+        if !names.iter().chain(&kept).any(|wanted| name.ends_with(wanted)) {
             attach::unpin(&name).map_err(io)?;
         }
     }

@@ -14,11 +14,11 @@ use aya::{
     Pod,
     maps::{HashMap, MapData, MapError as AyaError, MapType},
 };
-use dataplane_common::{Frontend, map::MapSpec};
+use dataplane_common::{Device, Frontend, map::MapSpec};
 use ipnetwork::IpNetwork;
 
 use crate::{
-    plan::{Op, Plan},
+    plan::{Op, Plan, Step},
     tables::{BackendId, BackendRow, ClientRange, FrontendAddr, SnatKey, Tables, pools::Capacities},
 };
 
@@ -50,10 +50,25 @@ pub trait Maps {
     fn put_cidr(&mut self, range: IpNetwork, bits: u32) -> Result<(), MapError>;
     /// Deletes from `cidrs4` or `cidrs6`.
     fn delete_cidr(&mut self, range: IpNetwork) -> Result<(), MapError>;
+    /// Writes to `devices`.
+    fn put_device(&mut self, index: u32, device: Device) -> Result<(), MapError>;
+    /// Deletes from `devices`.
+    fn delete_device(&mut self, index: u32) -> Result<(), MapError>;
     /// Writes to `source_ranges4` or `source_ranges6`.
     fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError>;
     /// Deletes from `source_ranges4` or `source_ranges6`.
     fn delete_source_range(&mut self, range: ClientRange) -> Result<(), MapError>;
+    /// Runs operations of one phase, which are independent of each other; what became of each, in the order given.
+    fn run(&mut self, ops: &[&Op]) -> Vec<Result<(), MapError>>
+    where
+        Self: Sized,
+    {
+        ops.iter().map(|op| run(op, self)).collect()
+    }
+    /// System calls so far that were to change a map.
+    fn calls(&self) -> u64 {
+        0
+    }
 }
 
 /// How a plan went.
@@ -61,26 +76,32 @@ pub trait Maps {
 pub struct Outcome {
     /// For each step of the plan, whether it was run and succeeded.
     pub done: Vec<bool>,
-    /// The groups that failed, and on what; their later steps were not run.
+    /// The groups that failed, and on what first; their steps of later phases were not run.
     pub failed: BTreeMap<usize, MapError>,
+    /// System calls that it took.
+    pub calls: u64,
 }
 
-/// Runs `plan`, and is the only function that runs operations.
+/// Runs `plan` phase by phase, and is the only function that runs operations.
 ///
-/// When one fails, the rest of its group is left out: what has been done until then is safe, what follows might not be.
+/// When one fails, the later phases of its group are left out: what has been done until then is safe, what follows might
+/// not be.
 pub fn apply(plan: &Plan, maps: &mut impl Maps) -> Outcome {
-    let mut outcome = Outcome::default();
-    for step in &plan.steps {
-        let done = !outcome.failed.contains_key(&step.group)
-            && match run(&step.op, maps) {
-                Ok(()) => true,
-                Err(error) => {
-                    outcome.failed.insert(step.group, error);
-                    false
-                }
-            };
-        outcome.done.push(done);
+    let mut outcome = Outcome { calls: maps.calls(), ..Outcome::default() };
+    for phase in plan.steps.chunk_by(|step, next| step.op.phase() == next.op.phase()) {
+        let void = |step: &Step| outcome.failed.contains_key(&step.group);
+        let run: Vec<bool> = phase.iter().map(|step| !void(step)).collect();
+        let ops: Vec<&Op> = phase.iter().zip(&run).filter(|(_, run)| **run).map(|(step, _)| &step.op).collect();
+        let mut results = maps.run(&ops).into_iter();
+        for (step, run) in phase.iter().zip(run) {
+            let result = if run { results.next() } else { None };
+            outcome.done.push(matches!(result, Some(Ok(()))));
+            if let Some(Err(error)) = result {
+                outcome.failed.entry(step.group).or_insert(error);
+            }
+        }
     }
+    outcome.calls = maps.calls() - outcome.calls;
     outcome
 }
 
@@ -90,6 +111,7 @@ fn run(op: &Op, maps: &mut impl Maps) -> Result<(), MapError> {
         Op::PutLocalAddr(addr, bits) => maps.put_local_addr(*addr, *bits),
         Op::PutSnatAddr(key, addr) => maps.put_snat_addr(*key, *addr),
         Op::PutCidr(range, bits) => maps.put_cidr(*range, *bits),
+        Op::PutDevice(index, device) => maps.put_device(*index, *device),
         Op::PutSourceRange(range) => maps.put_source_range(*range),
         Op::PutBackend(id, row) | Op::KillBackend(id, row) => maps.put_backend(*id, row),
         Op::PutSlot(index, backend) => maps.put_slot(*index, *backend),
@@ -98,6 +120,7 @@ fn run(op: &Op, maps: &mut impl Maps) -> Result<(), MapError> {
         Op::DeleteLocalAddr(addr) => maps.delete_local_addr(*addr),
         Op::DeleteSnatAddr(key) => maps.delete_snat_addr(*key),
         Op::DeleteCidr(range) => maps.delete_cidr(*range),
+        Op::DeleteDevice(index) => maps.delete_device(*index),
         Op::DeleteSourceRange(range) => maps.delete_source_range(*range),
         Op::DeleteServiceName(id) => maps.delete_service_name(*id),
     }

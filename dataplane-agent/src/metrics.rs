@@ -39,6 +39,8 @@ pub struct Metrics {
     pub installed: Installed,
     /// Map operations by result.
     pub map_operations: IntCounterVec,
+    /// System calls for map operations.
+    pub map_calls: IntCounter,
     /// Services that are not installed as they should be.
     pub sync_errors: IntGauge,
     /// What is read from the maps at each scrape.
@@ -61,10 +63,10 @@ pub struct Installed {
 pub struct Datapath {
     /// Packets dropped by reason.
     pub drops: IntCounterVec,
-    /// Conntrack entries by family.
-    pub conntrack_entries: IntGaugeVec,
-    /// Conntrack entries that there is room for, by family.
-    pub conntrack_capacity: IntGaugeVec,
+    /// Entries of the maps that the programs fill.
+    pub map_entries: IntGaugeVec,
+    /// Entries that these maps have room for.
+    pub map_capacity: IntGaugeVec,
 }
 
 impl Metrics {
@@ -150,6 +152,13 @@ impl Metrics {
                 "Operations on BPF maps since the agent started",
                 "result",
             )?,
+            map_calls: kept(
+                r,
+                IntCounter::new(
+                    "sluice_map_calls_total",
+                    "System calls that changed BPF maps since the agent started; one may be many operations",
+                )?,
+            )?,
             sync_errors: kept(
                 r,
                 IntGauge::new(
@@ -164,11 +173,15 @@ impl Metrics {
                     "Packets that ended here since the maps were made",
                     "reason",
                 )?,
-                conntrack_entries: gauges(r, "sluice_conntrack_entries", "Entries of the conntrack map, two per flow")?,
-                conntrack_capacity: gauges(
+                map_entries: gauges(
                     r,
-                    "sluice_conntrack_capacity",
-                    "Entries that the conntrack map has room for",
+                    "sluice_map_entries",
+                    "Entries of a map that packets fill, as of its last sweep; conntrack has two per flow",
+                )?,
+                map_capacity: gauges(
+                    r,
+                    "sluice_map_capacity",
+                    "Entries that the map has room for; a full one forgets what was used longest ago",
                 )?,
             },
             registry: registry.clone(),
@@ -223,7 +236,7 @@ fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometh
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGaugeVec> {
-    kept(registry, IntGaugeVec::new(Opts::new(name, help), &["family"])?)
+    kept(registry, IntGaugeVec::new(Opts::new(name, help), &["map"])?)
 }
 
 #[cfg(test)]

@@ -8,22 +8,22 @@ pub mod selection;
 pub mod service;
 pub mod settings;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
-/// The name of a namespaced object.
+/// The name of a namespaced object; copies share the text, since a name is the key of many things.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// The object's namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The object's name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// The name `namespace/name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }

@@ -1,5 +1,8 @@
 //! Requests to rtnetlink, one at a time, and a bell that rings when links, addresses or routes change.
 
+mod exchange;
+pub mod ipset;
+pub mod netfilter;
 pub mod sock_diag;
 
 use std::{fmt, future::poll_fn, io};

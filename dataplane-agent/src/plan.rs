@@ -8,7 +8,7 @@ mod delta;
 
 use std::{fmt, net::IpAddr};
 
-use dataplane_common::{Frontend, Scope, SlotRange};
+use dataplane_common::{Device, Frontend, Scope, SlotRange};
 
 pub use self::delta::between;
 use ipnetwork::IpNetwork;
@@ -26,6 +26,8 @@ pub enum Op {
     PutSnatAddr(SnatKey, IpAddr),
     /// Writes what the addresses of a prefix are.
     PutCidr(IpNetwork, u32),
+    /// Writes how packets pass an interface without the stack.
+    PutDevice(u32, Device),
     /// Admits clients to a service's load-balancer addresses.
     PutSourceRange(ClientRange),
     /// Writes a backend that exists.
@@ -44,6 +46,8 @@ pub enum Op {
     DeleteSnatAddr(SnatKey),
     /// Deletes a prefix.
     DeleteCidr(IpNetwork),
+    /// Deletes an interface.
+    DeleteDevice(u32),
     /// Deletes clients of a service's load-balancer addresses.
     DeleteSourceRange(ClientRange),
     /// Deletes a removed service port's name.
@@ -77,6 +81,7 @@ impl Op {
             | Self::PutLocalAddr(..)
             | Self::PutSnatAddr(..)
             | Self::PutCidr(..)
+            | Self::PutDevice(..)
             | Self::PutSourceRange(_) => Phase::Names,
             Self::PutBackend(..) => Phase::Backends,
             Self::PutSlot(..) => Phase::Slots,
@@ -86,6 +91,7 @@ impl Op {
             Self::DeleteLocalAddr(_)
             | Self::DeleteSnatAddr(_)
             | Self::DeleteCidr(_)
+            | Self::DeleteDevice(_)
             | Self::DeleteSourceRange(_)
             | Self::DeleteServiceName(_) => Phase::DeadNames,
         }
@@ -98,6 +104,7 @@ impl Op {
             Self::PutLocalAddr(addr, bits) => drop(tables.local_addrs.insert(*addr, *bits)),
             Self::PutSnatAddr(key, addr) => drop(tables.snat_addrs.insert(*key, *addr)),
             Self::PutCidr(range, bits) => drop(tables.cidrs.insert(*range, *bits)),
+            Self::PutDevice(index, device) => drop(tables.devices.insert(*index, *device)),
             Self::PutSourceRange(range) => _ = tables.source_ranges.insert(*range),
             Self::PutBackend(id, row) => drop(tables.backends.insert(*id, *row)),
             Self::PutSlot(index, backend) => drop(tables.slots.insert(*index, *backend)),
@@ -107,6 +114,7 @@ impl Op {
             Self::DeleteLocalAddr(addr) => drop(tables.local_addrs.remove(addr)),
             Self::DeleteSnatAddr(key) => drop(tables.snat_addrs.remove(key)),
             Self::DeleteCidr(range) => drop(tables.cidrs.remove(range)),
+            Self::DeleteDevice(index) => drop(tables.devices.remove(index)),
             Self::DeleteSourceRange(range) => _ = tables.source_ranges.remove(range),
             Self::DeleteServiceName(id) => drop(tables.service_names.remove(id)),
         }
@@ -162,6 +170,9 @@ impl fmt::Display for Op {
             Self::PutLocalAddr(addr, bits) => write!(f, "+ local {addr} {}", tables::local_addr_words(*bits)),
             Self::PutSnatAddr(key, addr) => write!(f, "+ snat {} {addr}", key.interface),
             Self::PutCidr(range, bits) => write!(f, "+ cidr {range} {}", tables::cidr_words(*bits)),
+            Self::PutDevice(index, Device { routed_as, flags }) => {
+                write!(f, "+ device {index} as {routed_as} {}", tables::device_words(*flags))
+            }
             Self::PutSourceRange(ClientRange { service, range }) => write!(f, "+ clients of {service} {range}"),
             Self::PutBackend(id, row) => write!(f, "+ backend {id} {}", RowText(row)),
             Self::PutSlot(index, backend) => write!(f, "+ slot {index} -> {backend}"),
@@ -175,6 +186,7 @@ impl fmt::Display for Op {
                 write!(f, "- snat {interface} {}", if *family == IpFamily::V4 { "IPv4" } else { "IPv6" })
             }
             Self::DeleteCidr(range) => write!(f, "- cidr {range}"),
+            Self::DeleteDevice(index) => write!(f, "- device {index}"),
             Self::DeleteSourceRange(ClientRange { service, range }) => write!(f, "- clients of {service} {range}"),
             Self::DeleteServiceName(id) => write!(f, "- name {id}"),
         }

@@ -34,7 +34,8 @@ use crate::{
 pub struct Options {
     /// This node's name.
     pub node_name: String,
-    /// The shortest time from one application to the next; the first change after a quiet time is applied at once.
+    /// The shortest time from one application to the next, when the operator wants one; the first change after a quiet time is
+    /// applied at once.
     pub min_interval: Duration,
     /// Where [`Status`] is written as JSON for `sluice status`; nowhere when absent.
     pub status_file: Option<PathBuf>,
@@ -45,7 +46,7 @@ pub struct Options {
 impl Options {
     /// Defaults for the node `node_name`.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self { node_name: node_name.into(), min_interval: Duration::from_millis(10), status_file: None, usage: None }
+        Self { node_name: node_name.into(), min_interval: Duration::ZERO, status_file: None, usage: None }
     }
 }
 
@@ -95,7 +96,9 @@ pub async fn run<M: Maps + Send>(
         retries.take_due(now).into_iter().for_each(|unit| core.retry(unit));
         if core.has_work() && (now >= next_round || !open) {
             run_round(&mut core, &mut maps, &mut retries, &mut reporter, &mut observer);
-            next_round = Instant::now() + options.min_interval;
+            // The rest of a large change follows at once.
+            let pause = if core.has_work() { Duration::ZERO } else { pause(now.elapsed()).max(options.min_interval) };
+            next_round = Instant::now() + pause;
         }
         if core.is_settled() {
             observer.settled();
@@ -107,6 +110,12 @@ pub async fn run<M: Maps + Send>(
     }
     reporter.flush();
     Ok(())
+}
+
+/// How long to gather changes after a round that took `round`: a burst then costs half of a processor at most, and a single
+/// change waits for no more than a moment.
+fn pause(round: Duration) -> Duration {
+    round.clamp(Duration::from_millis(1), Duration::from_millis(10))
 }
 
 /// Waits for news of `usage`, for ever when nobody tells any.
@@ -133,6 +142,9 @@ fn run_round(
     let operations = outcome.done.len();
     let (done, failed) = (outcome.done.iter().filter(|done| **done).count(), outcome.failed.len());
     let report = core.commit(round, outcome);
+    if !core.has_work() {
+        reporter.count_round();
+    }
     observer.applied(&Applied { cluster: core.cluster(), report: &report, duration: begun.elapsed(), done, failed });
     if operations > 0 {
         tracing::debug!(operations, units = report.succeeded.len(), "applied");

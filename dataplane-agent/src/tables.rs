@@ -3,6 +3,7 @@
 pub mod ids;
 pub mod layout;
 pub mod node;
+pub mod packed;
 pub mod pools;
 pub mod service;
 pub mod slots;
@@ -14,7 +15,7 @@ use std::{
 };
 
 use dataplane_common::{
-    Backend, Frontend, Protocol, Scope, SlotRange,
+    Backend, Device, Frontend, Protocol, Scope, SlotRange,
     map::{cidr, local_addr},
 };
 use ipnetwork::IpNetwork;
@@ -40,6 +41,8 @@ pub struct Tables {
     pub source_ranges: BTreeSet<ClientRange>,
     /// `cidrs4` and `cidrs6`: bits of [`cidr`].
     pub cidrs: BTreeMap<IpNetwork, u32>,
+    /// `devices`, by interface index.
+    pub devices: BTreeMap<u32, Device>,
 }
 
 /// An address family as a value.
@@ -196,7 +199,12 @@ pub fn local_addr_words(bits: u32) -> String {
 
 /// The bits of [`cidr`] in words.
 pub fn cidr_words(bits: u32) -> String {
-    words(bits, &[(cidr::SERVICE, "services"), (cidr::POD, "pods")])
+    words(bits, &[(cidr::SERVICE, "services"), (cidr::POD, "pods"), (cidr::SERVICES_KNOWN, "services-known")])
+}
+
+/// The bits of [`Device`] in words.
+pub fn device_words(bits: u32) -> String {
+    words(bits, &[(Device::TRANSMIT, "out"), (Device::PEER, "peer"), (Device::BRIDGE, "bridge")])
 }
 
 fn words(bits: u32, names: &[(u32, &str)]) -> String {
@@ -215,6 +223,7 @@ impl Tables {
         self.snat_addrs.extend(other.snat_addrs);
         self.source_ranges.extend(other.source_ranges);
         self.cidrs.extend(other.cidrs);
+        self.devices.extend(other.devices);
     }
 
     /// The rows of each service port, by its id; the node's own rows are left out.

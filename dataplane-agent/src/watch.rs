@@ -12,6 +12,7 @@ pub mod file;
 pub mod kind;
 pub mod kube;
 pub mod node;
+mod received;
 pub mod service;
 pub mod service_cidr;
 mod store;

@@ -6,7 +6,7 @@ use crate::{
     checksum,
     family::{Datapath, Headers, IcmpError},
     nat::checksum_offset,
-    packet::Packet,
+    packet::{Frame as _, Packet},
     verdict::Step,
 };
 

@@ -6,28 +6,21 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_get_prandom_u32,
 };
-use dataplane_common::{Addr, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks};
+use dataplane_common::{
+    Addr, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks, Way,
+};
 
 use crate::{
     clock, config,
     family::{Datapath, Headers},
-    maps::Table as _,
+    maps::{Erasable as _, Table as _},
+    packet::opaque,
     verdict::Step,
 };
 
 /// How many source ports are tried for a flow before it is given up. Each attempt is unrolled by the verifier; with half of
 /// the range taken, eight random tries fail for one flow in 256.
 const PORT_ATTEMPTS: u32 = 8;
-
-/// What conntrack knows of a packet.
-pub enum Tracked {
-    /// Nothing: it may open a flow.
-    Unknown,
-    /// It belongs to a flow and is translated on the other side of the stack.
-    Elsewhere,
-    /// It is translated here and then goes this way (a [`Next`]).
-    Translate(u8),
-}
 
 /// A flow about to be opened.
 pub struct Opening {
@@ -42,49 +35,32 @@ pub struct Opening {
     pub allocate_port: bool,
 }
 
-/// Finds the packet's flow, and moves its state when the packet is translated at this `side`. A flow that has just been
-/// begun (`fresh`) is taken as it is.
+/// The entry of packets with the tuple `key`.
 ///
-/// This is the established path: one conntrack lookup, and for datagrams one array lookup for the backend's generation. What
-/// the packet becomes is written to `to`.
+/// With [`is_over`] and [`account`] this is the established path: one conntrack lookup, and for datagrams one array lookup for
+/// the backend's generation.
 #[inline(always)]
-pub fn track<F: Datapath>(
-    headers: &Headers<F::Addr>,
-    side: Side,
-    len: u32,
-    fresh: bool,
-    to: &mut FlowKey<F::Addr>,
-) -> Tracked {
-    let Some(flow) = F::conntrack().find(&headers.key) else { return Tracked::Unknown };
+pub fn find<F: Datapath>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
     // SAFETY: the map keeps the entry readable and writable. Another processor may use it at the same time or the LRU list
     // may give it away: single words are read and written, which at worst miscounts a packet.
-    let flow = unsafe { &mut *flow };
-    if flow.side != side as u8 {
-        return Tracked::Elsewhere;
-    }
-    let now = clock::now();
-    let protocol = headers.key.protocol;
+    F::conntrack().find(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Counts a packet of `flow` that is translated now, and moves the flow's state.
+#[inline(always)]
+pub fn account<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>, len: u32, now: Ticks) {
     let direction = if flow.direction == Direction::Original as u8 { Direction::Original } else { Direction::Reply };
-    if !fresh && matches!(direction, Direction::Original) && is_over::<F>(headers, flow, now) {
-        return Tracked::Unknown;
-    }
     let seen = flow.state;
     let state = seen.after(direction, headers.tcp);
-    let deadline = now.0 + config::timeout(state.timeout(protocol));
+    let deadline = now.0 + config::timeout(state.timeout(headers.key.protocol));
     if flow.deadline != deadline {
         flow.deadline = deadline;
     }
     flow.packets += 1;
     flow.bytes += u64::from(len);
-    to.src = flow.src;
-    to.dst = flow.dst;
-    to.src_port = flow.src_port;
-    to.dst_port = flow.dst_port;
-    let next = flow.next;
     if state != seen {
         share_state::<F>(headers, flow, state, now);
     }
-    Tracked::Translate(next)
 }
 
 /// Finds the flow that an ICMP error's quoted packet belongs to, when errors of its direction are translated at this
@@ -105,9 +81,12 @@ pub fn track_error<F: Datapath>(quoted: &FlowKey<F::Addr>, side: Side, to: &mut 
     Some(flow.next)
 }
 
-/// Whether a packet of the original direction starts something new although its tuple has an entry.
+/// Whether a packet of `flow` belongs to something else although its tuple has an entry.
 #[inline(always)]
-fn is_over<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: Ticks) -> bool {
+pub fn is_over<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: Ticks) -> bool {
+    if flow.direction != Direction::Original as u8 {
+        return answers_another::<F>(headers, flow, now);
+    }
     let key = &headers.key;
     if key.protocol == Protocol::Tcp as u8 {
         // An open connection stays with its backend whatever becomes of it, until it closes. A SYN keeps its entry only if
@@ -118,6 +97,22 @@ fn is_over<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: T
     }
     // A datagram never goes to an endpoint that is gone.
     !backend_exists::<F>(flow) || is_silent::<F>(flow, key, now)
+}
+
+/// Whether a packet with a reply's tuple answers something else than `flow`: its client may since have reached the backend from
+/// the same port without this node translating it.
+#[inline(always)]
+fn answers_another<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>, now: Ticks) -> bool {
+    let key = &headers.key;
+    if key.protocol != Protocol::Tcp as u8 {
+        return is_silent::<F>(flow, key, now);
+    }
+    if !headers.tcp.accepts() || !flow.state.is_closed() {
+        return false;
+    }
+    // Later packets of that connection do not tell that they are its own. Should the entry be gone already, so much the better.
+    let _gone = F::conntrack().delete(key);
+    true
 }
 
 #[inline(always)]
@@ -134,7 +129,9 @@ fn is_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>, now: Tic
 }
 
 /// Whether `flow` has no entry for its other direction any more, or has been silent in both.
-#[inline(always)]
+///
+/// A function of its own for the kernel, which would otherwise verify it once for each kind of packet that asks.
+#[inline(never)]
 fn is_orphaned_or_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>, now: Ticks) -> bool {
     let Some(peer) = peer::<F>(flow, key) else { return true };
     // SAFETY: a word is read from an entry that the map keeps readable.
@@ -143,7 +140,7 @@ fn is_orphaned_or_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Add
 
 /// The flow's entry for the other direction, unless that tuple belongs to another flow by now.
 #[inline(always)]
-fn peer<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>) -> Option<*mut Flow<F::Addr>> {
+pub fn peer<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>) -> Option<*mut Flow<F::Addr>> {
     let peer = F::conntrack().find(&flow.translated(key.protocol).reversed())?;
     // SAFETY: words are read from an entry that the map keeps readable.
     unsafe { (*peer).answers(key) }.then_some(peer)
@@ -186,6 +183,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     let mut flow = Flow {
         packets: 0,
         bytes: 0,
+        way: Way::UNKNOWN,
         src: key.dst,
         dst: key.src,
         src_port: key.dst_port,
@@ -202,12 +200,25 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     reserve::<F>(to, &flow, opening.allocate_port, now)?;
     flow.src = to.src;
     flow.dst = to.dst;
-    flow.src_port = to.src_port;
-    flow.dst_port = to.dst_port;
+    // Not joined with the address before them, which would make a misaligned word of the stack.
+    let ports = opaque(u32::from(to.src_port.0) | u32::from(to.dst_port.0) << 16);
+    flow.src_port = BePort(ports as u16);
+    flow.dst_port = BePort((ports >> 16) as u16);
     flow.direction = Direction::Original as u8;
     flow.side = opening.original.0 as u8;
     flow.next = opening.original.1 as u8;
     F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
+}
+
+/// The same key, of which the compiler no longer knows that it may lie at a multiple of 16: LLVM 22 fails on a copy between two
+/// such places.
+#[inline(always)]
+fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
+    let mut place = core::ptr::from_ref(key);
+    // SAFETY: copies a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) place, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: it is the same reference.
+    unsafe { &*place }
 }
 
 /// Inserts the reply entry `reply`, trying other source ports for `to` while its tuple belongs to another flow.
@@ -222,7 +233,7 @@ fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, alloca
             // SAFETY: the helper has no preconditions.
             to.src_port = config::snat_port(unsafe { bpf_get_prandom_u32() });
         }
-        let answer = to.reversed();
+        let answer = placed(to).reversed();
         if F::conntrack().put(&answer, reply, u64::from(BPF_NOEXIST)).is_ok() {
             return Ok(());
         }
@@ -236,7 +247,9 @@ fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, alloca
 }
 
 /// Whether the reply tuple `answer` belongs to a living flow other than the one `reply` is for.
-#[inline(always)]
+///
+/// A function of its own for the kernel: it is rarely called, and in the loop above it would be verified eight times over.
+#[inline(never)]
 fn is_taken<F: Datapath>(answer: &FlowKey<F::Addr>, reply: &Flow<F::Addr>, now: Ticks) -> bool {
     let Some(present) = F::conntrack().find(answer) else { return false };
     // SAFETY: words are read from an entry that the map keeps readable.

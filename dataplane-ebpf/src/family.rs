@@ -8,7 +8,7 @@ use crate::{
     maps::{
         Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets, SourceRanges,
     },
-    packet::{ETH_LEN, Packet},
+    packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
 };
 use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, conntrack::TcpFlags};
@@ -85,6 +85,8 @@ pub trait Datapath: Family {
     const ETHER_TYPE: u16;
     /// IANA number of the family's ICMP.
     const ICMP: u8;
+    /// Bytes of the network header without what may extend it.
+    const HEADER_LEN: usize;
     /// Bytes that an ICMP error needs in front of the packet it quotes: network and ICMP header.
     const ICMP_ERROR_LEN: usize;
     /// `AF_INET` or `AF_INET6`.
@@ -107,8 +109,14 @@ pub trait Datapath: Family {
     fn source_ranges() -> &'static SourceRanges<Self::Addr>;
     fn cidrs() -> &'static Cidrs<Self::Addr>;
 
-    /// Reads the network header at `offset`; `None` for what is cut short or of another version.
-    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Self::Addr>>;
+    /// Reads the network header at `offset` without what may extend it; `None` for what is cut short or of another version.
+    fn plain_network(packet: &impl Frame, offset: usize) -> Option<Network<Self::Addr>>;
+
+    /// Reads the network header at `offset` with all that extends it.
+    #[inline(always)]
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Self::Addr>> {
+        Self::plain_network(packet, offset)
+    }
 
     /// Whether an ICMP message of this type is an error that may be about a flow.
     fn is_icmp_error(kind: u8) -> bool;
@@ -118,7 +126,7 @@ pub trait Datapath: Family {
 
     /// Writes both addresses of the network header at `offset`; `difference` is what that adds to a sum over them.
     fn write_addresses(
-        packet: &mut Packet<'_>,
+        packet: &mut impl Frame,
         offset: usize,
         src: &Self::Addr,
         dst: &Self::Addr,
@@ -132,10 +140,10 @@ pub trait Datapath: Family {
     fn icmp_pseudo_difference(addresses: u32) -> u32;
 
     /// Bytes of the transport header and its payload as the network header says: a short frame may be padded behind them.
-    fn transport_len(packet: &Packet<'_>, headers: &Headers<Self::Addr>) -> Step<u32>;
+    fn transport_len(packet: &impl Frame, headers: &Headers<Self::Addr>) -> Step<u32>;
 
     /// Takes one from the TTL or hop limit.
-    fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()>;
+    fn decrement_hop_limit(packet: &mut impl Frame) -> Step<()>;
 
     /// Sets the addresses of a FIB lookup.
     fn set_fib_addresses(request: &mut FibRequest, src: &Self::Addr, dst: &Self::Addr);
@@ -176,6 +184,22 @@ pub fn parse<F: Datapath>(packet: &mut Packet<'_>) -> Option<Parsed<F::Addr>> {
     Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow))
 }
 
+/// Reads the headers of a TCP segment or UDP datagram that is whole and has nothing between its headers; `None` for
+/// everything else.
+#[inline(always)]
+pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>> {
+    let network = F::plain_network(packet, ETH_LEN)?;
+    let translated = network.protocol == Protocol::Tcp as u8 || network.protocol == Protocol::Udp as u8;
+    if !translated || network.part != Part::Whole || network.transport != ETH_LEN + F::HEADER_LEN {
+        return None;
+    }
+    // The constant is what the verifier wants to see.
+    let headers = parse_transport(packet, &Network { transport: ETH_LEN + F::HEADER_LEN, ..network })?;
+    // What is cut short is for the stack to judge, and so is what is longer than its header can say.
+    let len = F::transport_len(packet, &headers).ok()?;
+    (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
+}
+
 /// Reads an ICMP error and the packet it quotes; `None` for other messages.
 #[inline(always)]
 pub fn parse_error<F: Datapath>(packet: &mut Packet<'_>) -> Option<Quote<F::Addr>> {
@@ -199,7 +223,7 @@ pub fn parse_error<F: Datapath>(packet: &mut Packet<'_>) -> Option<Quote<F::Addr
 
 /// Reads the transport header behind a network header; `None` for other protocols and for what is cut short.
 #[inline(always)]
-fn parse_transport<A: Addr>(packet: &Packet<'_>, network: &Network<A>) -> Option<Headers<A>> {
+fn parse_transport<A: Addr>(packet: &impl Frame, network: &Network<A>) -> Option<Headers<A>> {
     let Network { src, dst, protocol, transport, hop_limit, part, datagram } = *network;
     let (ports, tcp) = if part == Part::Later {
         Protocol::from_number(protocol)?;
@@ -214,14 +238,7 @@ fn parse_transport<A: Addr>(packet: &Packet<'_>, network: &Network<A>) -> Option
     } else {
         return None;
     };
-    let key = FlowKey {
-        src,
-        dst,
-        src_port: BePort(ports as u16),
-        dst_port: BePort((ports >> 16) as u16),
-        protocol,
-        pad: [0; 3],
-    };
+    let key = FlowKey::new(src, dst, BePort(ports as u16), BePort((ports >> 16) as u16), protocol);
     Some(Headers { key, transport, tcp, hop_limit, part, datagram })
 }
 
@@ -239,12 +256,6 @@ fn parse_quoted_ports<A: Addr>(packet: &Packet<'_>, network: &Network<A>) -> Opt
         return None;
     }
     let [ports, _] = packet.words::<2>(network.transport).ok()?;
-    Some(FlowKey {
-        src: network.src,
-        dst: network.dst,
-        src_port: BePort(ports as u16),
-        dst_port: BePort((ports >> 16) as u16),
-        protocol: network.protocol,
-        pad: [0; 3],
-    })
+    let (src_port, dst_port) = (BePort(ports as u16), BePort((ports >> 16) as u16));
+    Some(FlowKey::new(network.src, network.dst, src_port, dst_port, network.protocol))
 }

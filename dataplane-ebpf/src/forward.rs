@@ -1,26 +1,26 @@
 //! Sending packets on without the stack: the way to a destination, and the way back to the sender.
 
+use core::{ffi::c_void, mem::MaybeUninit};
+
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
+    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
     helpers::bpf_fib_lookup as fib_lookup,
 };
-use dataplane_common::{DropReason, FlowKey};
+use dataplane_common::{DropReason, FlowKey, Protocol, Way};
 
 use crate::{
-    family::Datapath,
-    packet::{Packet, swapped_halves},
+    family::{Datapath, Headers},
+    packet::{ETH_LEN, Frame, Packet, swapped_halves},
     verdict::{Step, Verdict},
 };
 
-/// The kernel's `struct bpf_fib_lookup`, with its addresses and link-layer addresses as words.
+/// The kernel's `struct bpf_fib_lookup` in words: narrower fields side by side would be written together, misaligned.
 #[repr(C, align(8))]
 pub struct FibRequest {
-    family: u8,
-    protocol: u8,
-    src_port: u16,
-    dst_port: u16,
-    /// In: total length, or zero for "that of the packet". Out: the MTU.
-    mtu: u16,
+    /// Family, protocol and source port.
+    family: u32,
+    /// Destination port, and in the upper half in: the packet's length; out: the MTU.
+    mtu: u32,
     interface: u32,
     flow_information: u32,
     pub src: [u32; 4],
@@ -37,33 +37,48 @@ const _: () = assert!(size_of::<FibRequest>() == size_of::<bpf_fib_lookup>());
 pub enum Reach {
     /// Its link-layer address.
     Known,
-    /// Its neighbour is not resolved yet.
+    /// Its neighbour is not resolved yet, or is to be confirmed.
     Unresolved,
-    /// The packet is larger than the link takes.
-    TooBig,
 }
 
 /// The next hop towards a destination.
 pub struct Hop {
     pub reach: Reach,
     pub interface: u32,
-    /// With [`Reach::TooBig`], what the link takes.
-    pub mtu: u16,
+    /// With [`Reach::Known`], the bytes that a packet on this route may have, from the network header on.
+    pub mtu: u32,
     /// With [`Reach::Known`], the link-layer addresses of a frame to it.
     pub ethernet_addresses: [u32; 3],
 }
 
-/// Looks up where a packet with the tuple `to` leaves the node, and whether it fits.
+impl Hop {
+    /// The hop of a remembered `way`.
+    #[inline(always)]
+    pub fn remembered(way: &Way) -> Self {
+        Self { reach: Reach::Known, interface: way.interface, mtu: way.mtu, ethernet_addresses: way.ethernet_addresses }
+    }
+}
+
+/// Looks up where a packet with the tuple `to` that came in by `ingress` leaves the node.
 #[inline(always)]
-pub fn resolve<F: Datapath>(packet: &Packet<'_>, to: &FlowKey<F::Addr>) -> Step<Hop> {
+pub fn resolve<F: Datapath>(packet: &impl Frame, ingress: u32, to: &FlowKey<F::Addr>) -> Step<Hop> {
+    let mut hop = MaybeUninit::uninit();
+    if !look_up::<F>(packet.context(), ingress, to, &mut hop) {
+        return Err(DropReason::NoRoute);
+    }
+    // SAFETY: written where there is a route.
+    Ok(unsafe { hop.assume_init() })
+}
+
+/// Asks the FIB; false without a route. A function of its own for the kernel: the request would be on the stack of each caller
+/// as often as it asks.
+#[inline(never)]
+fn look_up<F: Datapath>(context: *mut c_void, ingress: u32, to: &FlowKey<F::Addr>, hop: &mut MaybeUninit<Hop>) -> bool {
     let mut request = FibRequest {
-        family: F::SOCKET_FAMILY,
-        protocol: to.protocol,
-        src_port: to.src_port.0,
-        dst_port: to.dst_port.0,
-        // With zero the kernel checks the packet itself, GSO segments included (since 5.12).
-        mtu: 0,
-        interface: packet.interface(),
+        family: u32::from(F::SOCKET_FAMILY) | u32::from(to.protocol) << 8 | u32::from(to.src_port.0) << 16,
+        // A length that fits everywhere, since none means that the MTU is not told: the caller compares.
+        mtu: u32::from(to.dst_port.0) | 1 << 16,
+        interface: ingress,
         flow_information: 0,
         src: [0; 4],
         dst: [0; 4],
@@ -72,20 +87,20 @@ pub fn resolve<F: Datapath>(packet: &Packet<'_>, to: &FlowKey<F::Addr>) -> Step<
     };
     F::set_fib_addresses(&mut request, &to.src, &to.dst);
     // SAFETY: both pointers are valid for the call, and the size is that of the structure.
-    let result =
-        unsafe { fib_lookup(packet.raw().cast(), (&raw mut request).cast(), size_of::<FibRequest>() as i32, 0) };
-    let reach = match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Reach::Known,
-        BPF_FIB_LKUP_RET_NO_NEIGH => Reach::Unresolved,
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => Reach::TooBig,
-        _ => return Err(DropReason::NoRoute),
+    let result = unsafe { fib_lookup(context, (&raw mut request).cast(), size_of::<FibRequest>() as i32, 0) };
+    let (reach, mtu) = match result as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS => (Reach::Known, request.mtu >> 16),
+        // The kernel stops before it tells the MTU.
+        BPF_FIB_LKUP_RET_NO_NEIGH => (Reach::Unresolved, u32::MAX),
+        _ => return false,
     };
-    Ok(Hop {
+    hop.write(Hop {
         reach,
         interface: request.interface,
-        mtu: request.mtu,
+        mtu,
         ethernet_addresses: swapped_halves(request.ethernet_addresses),
-    })
+    });
+    true
 }
 
 /// Sends the packet out towards a hop that [`resolve`] found.
@@ -96,6 +111,34 @@ pub fn transmit(packet: &mut Packet<'_>, hop: &Hop) -> Step<Verdict> {
     }
     packet.set_ethernet_addresses(hop.ethernet_addresses)?;
     Ok(Verdict::Transmit(hop.interface))
+}
+
+/// Hands the packet to the other end of the veth that `hop` leaves through.
+#[inline(always)]
+pub fn hand_to_peer(packet: &mut Packet<'_>, hop: &Hop) -> Step<Verdict> {
+    packet.set_ethernet_addresses(hop.ethernet_addresses)?;
+    Ok(Verdict::HandToPeer(hop.interface))
+}
+
+/// Bytes from the network header on of the largest packet that goes out: what a large one will be cut into counts.
+#[inline(always)]
+pub fn network_len<A>(packet: &impl Frame, headers: &Headers<A>) -> Step<u32> {
+    /// What the kernel has for SCTP, whose chunks were cut by the sender (`GSO_BY_FRAGS`).
+    const CUT_BY_SENDER: u32 = 0xffff;
+    let segment = packet.segment_len();
+    if segment == 0 {
+        return Ok(packet.len() - ETH_LEN as u32);
+    }
+    if segment == CUT_BY_SENDER {
+        return Ok(0);
+    }
+    let transport = if headers.key.protocol == Protocol::Tcp as u8 {
+        let [_, _, _, offset_and_flags, _] = packet.words::<5>(headers.transport)?;
+        (offset_and_flags & 0xf0) >> 2
+    } else {
+        8
+    };
+    Ok((headers.transport - ETH_LEN) as u32 + transport + segment)
 }
 
 /// Sends the packet back out of the interface it came from.
@@ -111,7 +154,7 @@ pub fn bounce(packet: &mut Packet<'_>) -> Step<Verdict> {
 /// expects the answer.
 #[inline(always)]
 pub fn receive<F: Datapath>(packet: &mut Packet<'_>, to: &FlowKey<F::Addr>) -> Step<Verdict> {
-    let hop = resolve::<F>(packet, &to.reversed())?;
+    let hop = resolve::<F>(packet, packet.interface(), &to.reversed())?;
     if hop.reach != Reach::Known {
         // The interface's own address is only told with its neighbour's; loose filtering lets the packet in as it is.
         return Ok(Verdict::Pass);

@@ -1,11 +1,12 @@
 //! The four attach points: what is particular to each.
 
+use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{FlowKey, Frontend, Next, Side, map::local_addr};
 
 use crate::{
     family::Datapath,
     forward,
-    packet::Packet,
+    packet::{self, Frame, Packet},
     pipeline::{Arrangement, masquerade},
     service::{self, Client, Selected},
     verdict::{Step, Verdict},
@@ -21,18 +22,20 @@ pub trait Hook {
     const NODE_PORT_ON: u32;
     /// Whether pods are on the other side of the interface.
     const FROM_PODS: bool = false;
+    /// Whether packets may leave for their next hop from here, without the stack between.
+    const BYPASSES: bool = false;
     /// Whether flows begin here.
     const BEGINS_FLOWS: bool = true;
 
     /// Whether a packet that belongs to no flow may begin one.
     #[inline(always)]
-    fn may_begin(_packet: &Packet<'_>) -> bool {
+    fn may_begin(_skb: *mut __sk_buff) -> bool {
         true
     }
 
     /// Completes the tuple `to`, whose destination is the backend, and says where both directions are translated.
     fn arrange<F: Datapath>(
-        packet: &Packet<'_>,
+        packet: &impl Frame,
         frontend: &Frontend,
         selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
@@ -53,19 +56,20 @@ impl Hook for FromPod {
     const CLIENT: Client = Client::Inside;
     const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
     const FROM_PODS: bool = true;
+    const BYPASSES: bool = true;
 
     #[inline(always)]
     fn arrange<F: Datapath>(
-        packet: &Packet<'_>,
+        packet: &impl Frame,
         frontend: &Frontend,
-        _selected: &Selected<F::Addr>,
+        selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
     ) -> Step<Arrangement> {
         if to.src != to.dst {
             if service::is_masqueraded::<F>(frontend, Self::CLIENT, &to.src) {
-                return masquerade::<F>(packet, to);
+                return masquerade::<F>(packet, selected, to);
             }
-            return Ok(Arrangement::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack)));
+            return Ok(Arrangement::THROUGH_STACK);
         }
         // A pod drops what has its own address as a source, so it sees the hairpin address and answers to this hook.
         to.src = F::hairpin();
@@ -84,7 +88,7 @@ impl Hook for ToPod {
 
     #[inline(always)]
     fn arrange<F: Datapath>(
-        _packet: &Packet<'_>,
+        _packet: &impl Frame,
         _frontend: &Frontend,
         _selected: &Selected<F::Addr>,
         _to: &mut FlowKey<F::Addr>,
@@ -100,20 +104,21 @@ impl Hook for FromUplink {
     const SIDE: Side = Side::Ingress;
     const CLIENT: Client = Client::Outside;
     const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
+    const BYPASSES: bool = true;
 
     #[inline(always)]
     fn arrange<F: Datapath>(
-        packet: &Packet<'_>,
+        packet: &impl Frame,
         frontend: &Frontend,
         selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
     ) -> Step<Arrangement> {
         if selected.backend.is_local() && !service::is_masqueraded::<F>(frontend, Self::CLIENT, &to.src) {
             // The client keeps its address: replies of a local backend leave through this node in any case.
-            return Ok(Arrangement::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack)));
+            return Ok(Arrangement::THROUGH_STACK);
         }
         // Replies of a remote backend come back here only if this node sent the request.
-        masquerade::<F>(packet, to)
+        masquerade::<F>(packet, selected, to)
     }
 }
 
@@ -128,13 +133,13 @@ impl Hook for ToUplink {
     const NODE_PORT_ON: u32 = 0;
 
     #[inline(always)]
-    fn may_begin(packet: &Packet<'_>) -> bool {
-        packet.is_locally_sent()
+    fn may_begin(skb: *mut __sk_buff) -> bool {
+        packet::is_locally_sent(skb)
     }
 
     #[inline(always)]
     fn arrange<F: Datapath>(
-        _packet: &Packet<'_>,
+        _packet: &impl Frame,
         _frontend: &Frontend,
         _selected: &Selected<F::Addr>,
         _to: &mut FlowKey<F::Addr>,

@@ -21,10 +21,12 @@ mod pipeline;
 mod service;
 mod socket;
 mod verdict;
+mod way;
+mod xdp;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use dataplane_common::{V4, V6};
 
@@ -59,15 +61,44 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     run::<ToUplink>(&ctx)
 }
 
+/// XDP in the driver of an uplink, before `from_uplink`.
+// Programs for frames in several buffers attach at every MTU.
+#[xdp(frags)]
+pub fn xdp_from_uplink(ctx: XdpContext) -> u32 {
+    xdp::run::<false>(ctx.ctx)
+}
+
+/// Generic XDP on an uplink, before `from_uplink`.
+// Not for frames in several buffers: for such a program the kernel copies packets and forgets where their network header is,
+// and tc programs behind it read nonsense (seen on 6.18).
+#[xdp]
+pub fn xdp_generic(ctx: XdpContext) -> u32 {
+    xdp::run::<true>(ctx.ctx)
+}
+
 /// Runs the stages for the packet's family; anything that is neither IPv4 nor IPv6 passes.
 #[inline(always)]
 fn run<H: Hook>(ctx: &TcContext) -> i32 {
-    // The EtherType in network byte order, after any VLAN tags.
+    if is_in_vlan(ctx) {
+        return Outcome::PASS.into_tc();
+    }
+    // The EtherType in network byte order, after the tag that the kernel has taken out of the frame.
     match ctx.skb.protocol() as u16 {
         V4::ETHER_TYPE => pipeline::run::<H, V4>(ctx.skb.skb),
         V6::ETHER_TYPE => pipeline::run::<H, V6>(ctx.skb.skb),
         _ => Outcome::PASS.into_tc(),
     }
+}
+
+/// Whether the packet belongs to a VLAN, and so to the VLAN's own interface on top of this one, whose programs see it without
+/// the tag. Sent around the stack from here, it would take the tag along to where nobody expects it.
+///
+/// A tag of VLAN 0 only says a priority (IEEE 802.1Q, 9.6), and the stack takes such a packet for this interface's own.
+#[inline(always)]
+fn is_in_vlan(ctx: &TcContext) -> bool {
+    const VLAN_ID: u32 = 0xfff;
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & VLAN_ID != 0 }
 }
 
 /// `connect(2)` of `AF_INET` sockets.

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
 use dataplane_common::{
-    Affinity, AffinityKey, Backend, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    NodeConfig, ServiceName, SocketKey, SocketOrigin, SourceRange, map as spec,
+    Affinity, AffinityKey, Backend, Device, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, NodeConfig, ServiceName, SocketKey, SocketOrigin, SourceRange, map as spec,
 };
 
 use crate::config;
@@ -74,6 +74,9 @@ pub static AFFINITY6: Affinities<A6> = LruHashMap::with_max_entries(spec::AFFINI
 pub static FRAGMENTS4: Fragments<A4> = LruHashMap::with_max_entries(spec::FRAGMENTS4.entries, 0);
 #[map(name = "fragments6")]
 pub static FRAGMENTS6: Fragments<A6> = LruHashMap::with_max_entries(spec::FRAGMENTS6.entries, 0);
+/// Written by the agent when packets may go around the stack.
+#[map(name = "devices")]
+pub static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(spec::DEVICES.entries, BPF_F_NO_PREALLOC);
 #[map(name = "map_ops")]
 pub static MAP_OPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::MAP_OPS.entries, 0);
 #[map(name = "drops")]
@@ -107,6 +110,20 @@ impl<K, V> Table<K> for HashMap<K, V> {
     fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
         count(Operation::Update);
         self.insert(key, value, flags)
+    }
+}
+
+/// A map that programs delete entries of.
+pub trait Erasable<K> {
+    /// Deletes the entry under `key`.
+    fn delete(&self, key: &K) -> Result<(), i32>;
+}
+
+impl<K, V> Erasable<K> for LruHashMap<K, V> {
+    #[inline(always)]
+    fn delete(&self, key: &K) -> Result<(), i32> {
+        count(Operation::Delete);
+        self.remove(key)
     }
 }
 
@@ -163,6 +180,7 @@ impl<V> Table<u32> for Array<V> {
 enum Operation {
     Lookup = 0,
     Update = 1,
+    Delete = 2,
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use dataplane_common::{Addr, DropReason, FlowKey, Protocol};
 use crate::{
     checksum,
     family::{Datapath, Headers, Part, Quote},
-    packet::{ETH_LEN, Packet},
+    packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
 };
 
@@ -17,7 +17,7 @@ pub const fn checksum_offset(protocol: u8) -> usize {
 
 /// Turns the packet with `headers` into one with the tuple `to`.
 #[inline(always)]
-pub fn rewrite<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, to: &FlowKey<F::Addr>) -> Step<()> {
+pub fn rewrite<F: Datapath>(packet: &mut impl Frame, headers: &Headers<F::Addr>, to: &FlowKey<F::Addr>) -> Step<()> {
     let addresses = checksum::address_difference(&headers.key, to);
     F::write_addresses(packet, ETH_LEN, &to.src, &to.dst, addresses)?;
     if headers.part == Part::Later {
@@ -71,7 +71,7 @@ pub fn rewrite_error<F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<F::Addr
 }
 
 #[inline(always)]
-fn write_ports<A: Addr>(packet: &mut Packet<'_>, offset: usize, to: &FlowKey<A>) -> Step<()> {
+fn write_ports<A: Addr>(packet: &mut impl Frame, offset: usize, to: &FlowKey<A>) -> Step<()> {
     let ([s0, s1], [d0, d1]) = (to.src_port.0.to_ne_bytes(), to.dst_port.0.to_ne_bytes());
     *packet.at_mut::<[u8; 4]>(offset)? = [s0, s1, d0, d1];
     Ok(())

@@ -1,6 +1,6 @@
-//! The packet at a tc hook: bounds-checked reads and writes, and the checksum helpers.
+//! Packets: bounds-checked reads and writes at any hook, and what only a tc hook can do.
 
-use core::{marker::PhantomData, mem::offset_of};
+use core::{ffi::c_void, marker::PhantomData, mem::offset_of};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -10,13 +10,13 @@ use aya_ebpf::{
 use dataplane_common::DropReason;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::verdict::Step;
+use crate::{family::Datapath, verdict::Step};
 
 /// Length of an Ethernet header; the loader attaches to Ethernet devices only, and VLAN tags are not part of the data.
 pub const ETH_LEN: usize = 14;
 
-/// Enough for every header that is read before a packet is known to be ours: Ethernet, IPv6 and TCP without options.
-const LINEAR: u32 = 14 + 40 + 20;
+/// Length of a TCP header without options.
+pub const TCP_LEN: u32 = 20;
 
 /// Types that may be read from any place in a packet.
 ///
@@ -34,25 +34,113 @@ unsafe impl Plain for Ipv4Hdr {}
 // SAFETY: made of bytes and byte arrays.
 unsafe impl Plain for Ipv6Hdr {}
 
-/// A packet at a tc hook.
+/// What the stages need of a packet, at whatever hook it is.
 ///
 /// Reads take `&self` and rewrites `&mut self`, so a reference into the packet cannot outlive a helper that moves it: what
 /// the verifier would refuse does not compile.
+pub trait Frame {
+    /// Start of the packet.
+    fn data(&self) -> usize;
+
+    /// End of what can be read in place.
+    fn data_end(&self) -> usize;
+
+    /// Length in bytes from the Ethernet header on.
+    fn len(&self) -> u32;
+
+    /// The interface whose hook this is.
+    fn interface(&self) -> u32;
+
+    /// The context for helpers that take one of any program.
+    fn context(&self) -> *mut c_void;
+
+    /// Payload bytes of each segment that the packet will be cut into; zero when it stays whole.
+    fn segment_len(&self) -> u32;
+
+    /// Adds the checksum difference `difference` to the transport checksum at `offset`; `flags` are those of
+    /// `bpf_l4_csum_replace`.
+    fn fix_transport_checksum(&mut self, offset: usize, difference: u32, flags: u32) -> Step<()>;
+
+    /// A header at `offset`, when the packet is long enough.
+    #[inline(always)]
+    fn at<T: Plain>(&self, offset: usize) -> Option<&T> {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        // SAFETY: the range lies within the packet, and `Plain` types are valid at any address with any content.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    /// A header at `offset` for writing.
+    #[inline(always)]
+    fn at_mut<T: Plain>(&mut self, offset: usize) -> Step<&mut T> {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
+            return Err(DropReason::Rewrite);
+        }
+        // SAFETY: as in `at`; the exclusive borrow keeps other references away.
+        Ok(unsafe { &mut *(start as *mut T) })
+    }
+
+    /// `N` words at `offset`, as they lie in memory, for packets that are known to have them.
+    ///
+    /// Words rather than bytes: what spills to the stack stays aligned, which the verifier insists on.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Step<[u32; N]> {
+        let bytes = self.at::<[[u8; 4]; N]>(offset).ok_or(DropReason::Rewrite)?;
+        Ok(core::array::from_fn(|index| u32::from_ne_bytes(bytes[index])))
+    }
+
+    /// Writes `words` at `offset`.
+    #[inline(always)]
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Step<()> {
+        let bytes = self.at_mut::<[[u8; 4]; N]>(offset)?;
+        for (bytes, word) in bytes.iter_mut().zip(words) {
+            *bytes = opaque(word).to_ne_bytes();
+        }
+        Ok(())
+    }
+
+    /// The 16-bit field at `offset`, as it lies in memory.
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Step<u16> {
+        self.at::<[u8; 2]>(offset).map(|bytes| u16::from_ne_bytes(*bytes)).ok_or(DropReason::Rewrite)
+    }
+
+    /// Sends the frame back to where it came from, on the link layer.
+    #[inline(always)]
+    fn swap_ethernet_addresses(&mut self) -> Step<()> {
+        let [a, b, c] = self.words::<3>(0)?;
+        self.set_words(0, swapped_halves([a, b, c]))
+    }
+
+    /// Sets both link-layer addresses: destination, then source.
+    #[inline(always)]
+    fn set_ethernet_addresses(&mut self, addresses: [u32; 3]) -> Step<()> {
+        self.set_words(0, addresses)
+    }
+}
+
+/// A packet at a tc hook.
 pub struct Packet<'a> {
     skb: *mut __sk_buff,
     context: PhantomData<&'a TcContext>,
 }
 
 impl Packet<'_> {
-    /// Makes the headers readable in place.
+    /// Makes the headers of a packet of the family `F` readable in place: Ethernet, network and TCP, all without options.
+    ///
+    /// No more than that: of a packet that a socket of this machine has sent just the headers are in place, and pulling a single byte
+    /// of its payload costs an allocation and a copy.
     ///
     /// # Safety
     ///
     /// `skb` is the context of the running program.
     #[inline(always)]
-    pub unsafe fn new(skb: *mut __sk_buff) -> Self {
+    pub unsafe fn new<F: Datapath>(skb: *mut __sk_buff) -> Self {
         let mut packet = Self { skb, context: PhantomData };
-        packet.pull(LINEAR);
+        packet.pull((ETH_LEN + F::HEADER_LEN) as u32 + TCP_LEN);
         packet
     }
 
@@ -78,135 +166,22 @@ impl Packet<'_> {
     }
 
     /// A field of the context.
-    ///
-    /// The verifier wants context fields read at a constant offset from the context itself. Left to itself LLVM keeps the
-    /// sum of both in a register, which is refused; an instruction written out is left alone.
     #[inline(always)]
     fn field<const OFFSET: usize>(&self) -> u32 {
-        let value: u64;
-        // SAFETY: reads four bytes of the context, all of which every tc program may read.
-        unsafe {
-            core::arch::asm!(
-                "{0} = *(u32 *)({1} + {2})",
-                out(reg) value, in(reg) self.skb, const OFFSET,
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        value as u32
+        // SAFETY: every tc program may read all of its context.
+        unsafe { context_field::<OFFSET>(self.skb.cast()) as u32 }
     }
 
-    /// Start of the packet.
-    #[inline(always)]
-    fn data(&self) -> usize {
-        let data: u64;
-        // Not through `field`: for the verifier this is a pointer, which must not be cut to 32 bits.
-        // SAFETY: as in `field`.
-        unsafe {
-            core::arch::asm!(
-                "{0} = *(u32 *)({1} + {2})",
-                out(reg) data, in(reg) self.skb, const offset_of!(__sk_buff, data),
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        data as usize
-    }
-
-    /// Its end.
-    #[inline(always)]
-    fn data_end(&self) -> usize {
-        let data_end: u64;
-        // SAFETY: as in `data`.
-        unsafe {
-            core::arch::asm!(
-                "{0} = *(u32 *)({1} + {2})",
-                out(reg) data_end, in(reg) self.skb, const offset_of!(__sk_buff, data_end),
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        data_end as usize
-    }
-
-    /// Length in bytes from the Ethernet header on.
-    #[inline(always)]
-    pub fn len(&self) -> u32 {
-        self.field::<{ offset_of!(__sk_buff, len) }>()
-    }
-
-    /// The interface whose hook this is.
-    #[inline(always)]
-    pub fn interface(&self) -> u32 {
-        self.field::<{ offset_of!(__sk_buff, ifindex) }>()
-    }
-
-    /// Whether the packet was sent by a socket of this node rather than received.
+    /// See [`is_locally_sent`].
     #[inline(always)]
     pub fn is_locally_sent(&self) -> bool {
-        self.field::<{ offset_of!(__sk_buff, ingress_ifindex) }>() == 0
+        is_locally_sent(self.skb)
     }
 
     /// The context for helpers that want it.
     #[inline(always)]
     pub fn raw(&self) -> *mut __sk_buff {
         self.skb
-    }
-
-    /// A header at `offset`, when the packet is long enough.
-    #[inline(always)]
-    pub fn at<T: Plain>(&self, offset: usize) -> Option<&T> {
-        let start = self.data() + offset;
-        if start + size_of::<T>() > self.data_end() {
-            return None;
-        }
-        // SAFETY: the range lies within the packet, and `Plain` types are valid at any address with any content.
-        Some(unsafe { &*(start as *const T) })
-    }
-
-    /// A header at `offset` for writing.
-    #[inline(always)]
-    pub fn at_mut<T: Plain>(&mut self, offset: usize) -> Step<&mut T> {
-        let start = self.data() + offset;
-        if start + size_of::<T>() > self.data_end() {
-            return Err(DropReason::Rewrite);
-        }
-        // SAFETY: as in `at`; the exclusive borrow keeps other references away.
-        Ok(unsafe { &mut *(start as *mut T) })
-    }
-
-    /// `N` words at `offset`, as they lie in memory, for packets that are known to have them.
-    ///
-    /// Words rather than bytes: what spills to the stack stays aligned, which the verifier insists on.
-    #[inline(always)]
-    pub fn words<const N: usize>(&self, offset: usize) -> Step<[u32; N]> {
-        let bytes = self.at::<[[u8; 4]; N]>(offset).ok_or(DropReason::Rewrite)?;
-        Ok(core::array::from_fn(|index| u32::from_ne_bytes(bytes[index])))
-    }
-
-    /// Writes `words` at `offset`.
-    #[inline(always)]
-    pub fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Step<()> {
-        let bytes = self.at_mut::<[[u8; 4]; N]>(offset)?;
-        for (bytes, word) in bytes.iter_mut().zip(words) {
-            *bytes = opaque(word).to_ne_bytes();
-        }
-        Ok(())
-    }
-
-    /// The 16-bit field at `offset`, as it lies in memory.
-    #[inline(always)]
-    pub fn half(&self, offset: usize) -> Step<u16> {
-        self.at::<[u8; 2]>(offset).map(|bytes| u16::from_ne_bytes(*bytes)).ok_or(DropReason::Rewrite)
-    }
-
-    /// Adds the checksum difference `difference` to the transport checksum at `offset`; `flags` are those of
-    /// `bpf_l4_csum_replace`.
-    ///
-    /// The helper knows whether the device will complete the checksum, and fixes what it computed on receive.
-    #[inline(always)]
-    pub fn fix_transport_checksum(&mut self, offset: usize, difference: u32, flags: u32) -> Step<()> {
-        // SAFETY: the helper checks the offset.
-        let result =
-            unsafe { bpf_l4_csum_replace(self.raw(), offset as u32, 0, u64::from(difference), u64::from(flags)) };
-        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
     }
 
     /// Whether the transport checksum at `offset` is left for the device to complete (`CHECKSUM_PARTIAL`).
@@ -236,25 +211,85 @@ impl Packet<'_> {
         let result = unsafe { bpf_skb_adjust_room(self.raw(), len as i32, BPF_ADJ_ROOM_MAC, 0) };
         if result == 0 { Ok(()) } else { Err(DropReason::RejectFailed) }
     }
+}
 
-    /// Sends the frame back to where it came from, on the link layer.
+impl Frame for Packet<'_> {
     #[inline(always)]
-    pub fn swap_ethernet_addresses(&mut self) -> Step<()> {
-        let [a, b, c] = self.words::<3>(0)?;
-        self.set_words(0, swapped_halves([a, b, c]))
+    fn data(&self) -> usize {
+        // Not through `field`: for the verifier this is a pointer, which must not be cut to 32 bits.
+        // SAFETY: as in `field`.
+        unsafe { context_field::<{ offset_of!(__sk_buff, data) }>(self.skb.cast()) as usize }
     }
 
-    /// Sets both link-layer addresses: destination, then source.
     #[inline(always)]
-    pub fn set_ethernet_addresses(&mut self, addresses: [u32; 3]) -> Step<()> {
-        self.set_words(0, addresses)
+    fn data_end(&self) -> usize {
+        // SAFETY: as in `field`.
+        unsafe { context_field::<{ offset_of!(__sk_buff, data_end) }>(self.skb.cast()) as usize }
     }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, len) }>()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, ifindex) }>()
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.skb.cast()
+    }
+
+    #[inline(always)]
+    fn segment_len(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, gso_size) }>()
+    }
+
+    // The helper knows whether the device will complete the checksum, and fixes what it computed on receive.
+    #[inline(always)]
+    fn fix_transport_checksum(&mut self, offset: usize, difference: u32, flags: u32) -> Step<()> {
+        // SAFETY: the helper checks the offset.
+        let result =
+            unsafe { bpf_l4_csum_replace(self.raw(), offset as u32, 0, u64::from(difference), u64::from(flags)) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+}
+
+/// Whether the packet of the running program was sent by a socket of this node rather than received.
+#[inline(always)]
+pub fn is_locally_sent(skb: *mut __sk_buff) -> bool {
+    // SAFETY: every tc program may read all of its context.
+    unsafe { context_field::<{ offset_of!(__sk_buff, ingress_ifindex) }>(skb.cast()) == 0 }
+}
+
+/// A 32-bit field of a program's context.
+///
+/// The verifier wants context fields read at a constant offset from the context itself. Left to itself LLVM keeps the sum
+/// of both in a register, which is refused; an instruction written out is left alone.
+///
+/// # Safety
+///
+/// `context` is the context of the running program, which may read the four bytes at `OFFSET`.
+#[inline(always)]
+pub unsafe fn context_field<const OFFSET: usize>(context: *const c_void) -> u64 {
+    let value: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "{0} = *(u32 *)({1} + {2})",
+            out(reg) value, in(reg) context, const OFFSET,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    value
 }
 
 /// Keeps the compiler from joining the loads of neighbouring words: the packet may be read and written at any alignment,
 /// the stack they may come from may not.
 #[inline(always)]
-fn opaque(mut word: u32) -> u32 {
+pub fn opaque(mut word: u32) -> u32 {
     // Not an empty template: it would have a source line but no instruction, which the kernel refuses in the line table.
     // SAFETY: copies a register to itself.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) word, options(nomem, nostack, preserves_flags)) };

@@ -7,20 +7,21 @@
 //! 512 bytes of a BPF stack, and only the first one is on the path of an established flow.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{DropReason, FlowKey, Next, Protocol, Side, map::ANY_INTERFACE};
+use dataplane_common::{DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, map::ANY_INTERFACE};
 
 use crate::{
-    answer,
-    conntrack::{self, Opening, Tracked},
+    answer, clock, config,
+    conntrack::{self, Opening},
     family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote},
-    forward::{self, Reach},
+    forward::{self, Hop, Reach},
     fragments,
     hook::Hook,
     maps::{Table as _, count_drop},
     nat,
-    packet::Packet,
-    service,
+    packet::{Frame, Packet},
+    service::{self, Selected},
     verdict::{Outcome, Step, Verdict},
+    way,
 };
 
 /// Runs the stages for a packet of the family `F`; the result is for the kernel.
@@ -28,12 +29,18 @@ use crate::{
 pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     let mut outcome = known_flow::<H, F, false>(skb);
     if outcome == Outcome::UNKNOWN_FLOW {
-        outcome = if H::BEGINS_FLOWS { new_flow::<H, F>(skb) } else { Outcome::PASS };
+        outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { new_flow::<H, F>(skb) } else { Outcome::PASS };
         if outcome == Outcome::BEGUN {
+            if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) {
+                way::refresh::<F>(skb);
+            }
             outcome = known_flow::<H, F, true>(skb);
         } else if outcome == Outcome::REFUSED {
             outcome = refusal::<H, F>(skb);
         }
+    } else if H::BYPASSES && outcome == Outcome::STALE_WAY {
+        way::refresh::<F>(skb);
+        outcome = known_flow::<H, F, true>(skb);
     } else if outcome == Outcome::ICMP_ERROR {
         outcome = icmp_error::<H, F>(skb);
     }
@@ -44,7 +51,7 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
 #[inline(never)]
 fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new(skb) };
+    let mut packet = unsafe { Packet::new::<F>(skb) };
     Outcome::of(translate_known::<H, F>(&mut packet, FRESH))
 }
 
@@ -58,20 +65,77 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -
     if !fragments::follow::<F>(&mut headers)? {
         return Ok(Outcome::PASS);
     }
-    // Filled in place: moving it through return values would cost copies.
-    let mut to = headers.key;
-    match conntrack::track::<F>(&headers, H::SIDE, packet.len(), fresh, &mut to) {
-        Tracked::Elsewhere => Ok(Outcome::PASS),
-        Tracked::Unknown => Ok(Outcome::UNKNOWN_FLOW),
-        Tracked::Translate(next) => translate::<H, F>(packet, &headers, &to, next).map(Verdict::act),
+    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(Outcome::UNKNOWN_FLOW) };
+    let now = clock::now();
+    let here = flow.side == H::SIDE as u8;
+    let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) && flow.next == Next::Stack as u8;
+    if !here && !bypasses {
+        return Ok(Outcome::PASS);
     }
+    if !fresh && conntrack::is_over::<F>(&headers, flow, now) {
+        return Ok(Outcome::UNKNOWN_FLOW);
+    }
+    // Copied before the packet is: the entry may be given to another flow at any moment. Filled in place: moving it through
+    // return values would cost copies.
+    let mut to = headers.key;
+    to.src = flow.src;
+    to.dst = flow.dst;
+    to.src_port = flow.src_port;
+    to.dst_port = flow.dst_port;
+    // Where no flow begins, none leaves the way through the stack.
+    let next = if H::BEGINS_FLOWS { flow.next } else { Next::Stack as u8 };
+    let current = way::is_current(&flow.way, packet.interface(), now);
+    if bypasses {
+        if !current && !fresh {
+            return Ok(Outcome::STALE_WAY);
+        }
+        // What the way does not suit, the stack cuts, answers or drops. Policy of the destination belongs before this
+        // decision: the programs of its interface do not see what is handed to its peer.
+        let suits = current && headers.hop_limit > 1 && forward::network_len(packet, &headers)? <= flow.way.mtu;
+        if suits && flow.way.exit != Exit::Stack as u32 {
+            let peer = flow.way.exit == Exit::Peer as u32;
+            let mut hop = Hop::remembered(&flow.way);
+            if fresh {
+                hop.reach = Reach::Unresolved;
+            }
+            conntrack::account::<F>(&headers, flow, packet.len(), now);
+            nat::rewrite::<F>(packet, &headers, &to)?;
+            F::decrement_hop_limit(packet)?;
+            let verdict = if peer { forward::hand_to_peer(packet, &hop) } else { forward::transmit(packet, &hop) };
+            return verdict.map(Verdict::act);
+        }
+        if !here {
+            return Ok(Outcome::PASS);
+        }
+    } else if next == Next::Route as u8 {
+        let mut hop = Hop::remembered(&flow.way);
+        if !current {
+            hop = forward::resolve::<F>(packet, packet.interface(), &to)?;
+            if hop.reach == Reach::Known {
+                way::remember(&mut flow.way, &hop, packet.interface(), Exit::Transmit, now);
+            }
+            hop.reach = Reach::Unresolved;
+        }
+        conntrack::account::<F>(&headers, flow, packet.len(), now);
+        return route::<F>(packet, &headers, &to, &hop).map(Verdict::act);
+    }
+    conntrack::account::<F>(&headers, flow, packet.len(), now);
+    nat::rewrite::<F>(packet, &headers, &to)?;
+    let verdict = if next == Next::Bounce as u8 {
+        forward::bounce(packet)
+    } else if H::FROM_PODS && next == Next::Receive as u8 {
+        forward::receive::<F>(packet, &to)
+    } else {
+        Ok(Verdict::Pass)
+    };
+    verdict.map(Verdict::act)
 }
 
 /// Begins a flow if the packet is for a frontend. The packet stays as it is.
 #[inline(never)]
 fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new(skb) };
+    let mut packet = unsafe { Packet::new::<F>(skb) };
     match begin::<H, F>(&mut packet) {
         Ok(true) => Outcome::BEGUN,
         Ok(false) => Outcome::PASS,
@@ -86,7 +150,7 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 #[inline(always)]
 fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
     let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(false) };
-    if !H::may_begin(packet) || !fragments::follow::<F>(&mut headers)? {
+    if !fragments::follow::<F>(&mut headers)? {
         return Ok(false);
     }
     let key = &headers.key;
@@ -97,6 +161,18 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
         // Its datagram's first fragment would have begun the flow.
         return Err(DropReason::UnknownFragment);
     }
+    open_flow::<H, F>(packet, &headers, frontend)?;
+    Ok(true)
+}
+
+/// Begins a flow of the packet to `frontend`: chooses its backend and writes both entries.
+#[inline(always)]
+pub fn open_flow<H: Hook, F: Datapath>(
+    packet: &impl Frame,
+    headers: &Headers<F::Addr>,
+    frontend: &Frontend,
+) -> Step<(Side, Next)> {
+    let key = &headers.key;
     let selected = service::select::<F>(frontend, H::CLIENT, &key.src)?;
     let mut to = headers.key;
     to.dst = selected.backend.addr;
@@ -113,15 +189,15 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
         reply,
         allocate_port,
     };
-    conntrack::open::<F>(&headers, &mut to, &opening)?;
-    Ok(true)
+    conntrack::open::<F>(headers, &mut to, &opening)?;
+    Ok(original)
 }
 
 /// Answers a packet that no backend can take.
 #[inline(never)]
 fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new(skb) };
+    let mut packet = unsafe { Packet::new::<F>(skb) };
     let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::PASS };
     match answer::refuse::<F>(&mut packet, &headers) {
         Ok(true) => Outcome::of(H::reply(&mut packet).map(Verdict::act)),
@@ -135,7 +211,7 @@ fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 #[inline(never)]
 fn icmp_error<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new(skb) };
+    let mut packet = unsafe { Packet::new::<F>(skb) };
     let Some(quote) = family::parse_error::<F>(&mut packet) else { return Outcome::PASS };
     Outcome::of(translate_error::<H, F>(&mut packet, &quote).map(Verdict::act))
 }
@@ -144,62 +220,48 @@ fn icmp_error<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 fn translate_error<H: Hook, F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<F::Addr>) -> Step<Verdict> {
     let mut to = quote.key;
     let Some(next) = conntrack::track_error::<F>(&quote.key, H::SIDE, &mut to) else { return Ok(Verdict::Pass) };
-    if !H::BEGINS_FLOWS || next == Next::Stack as u8 {
+    // Where no flow begins, none leaves the way through the stack.
+    let next = if H::BEGINS_FLOWS { next } else { Next::Stack as u8 };
+    if next != Next::Route as u8 {
         nat::rewrite_error::<F>(packet, quote, &to)?;
+        if next == Next::Bounce as u8 {
+            return forward::bounce(packet);
+        }
+        if H::FROM_PODS && next == Next::Receive as u8 {
+            return forward::receive::<F>(packet, &to);
+        }
         return Ok(Verdict::Pass);
-    }
-    if next == Next::Bounce as u8 {
-        nat::rewrite_error::<F>(packet, quote, &to)?;
-        return forward::bounce(packet);
     }
     if quote.hop_limit <= 1 {
         // No error is sent about an error (RFC 1122, 3.2.2).
         return Err(DropReason::HopLimit);
     }
-    let hop = forward::resolve::<F>(packet, &to)?;
+    let hop = forward::resolve::<F>(packet, packet.interface(), &to)?;
     nat::rewrite_error::<F>(packet, quote, &to)?;
     F::decrement_hop_limit(packet)?;
     forward::transmit(packet, &hop)
 }
 
-/// Rewrites the packet and sends it where `next` (a [`Next`]) says.
+/// Does for a redirected packet what the stack's forwarding would have done.
 #[inline(always)]
-fn translate<H: Hook, F: Datapath>(
+fn route<F: Datapath>(
     packet: &mut Packet<'_>,
     headers: &Headers<F::Addr>,
     to: &FlowKey<F::Addr>,
-    next: u8,
+    hop: &Hop,
 ) -> Step<Verdict> {
-    // Where no flow begins, none leaves the way through the stack.
-    if H::BEGINS_FLOWS && next == Next::Route as u8 {
-        return route::<F>(packet, headers, to);
-    }
-    nat::rewrite::<F>(packet, headers, to)?;
-    if H::BEGINS_FLOWS && next == Next::Bounce as u8 {
-        forward::bounce(packet)
-    } else if H::FROM_PODS && next == Next::Receive as u8 {
-        forward::receive::<F>(packet, to)
-    } else {
-        Ok(Verdict::Pass)
-    }
-}
-
-/// Does for a redirected packet what the stack's forwarding would have done.
-#[inline(always)]
-fn route<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, to: &FlowKey<F::Addr>) -> Step<Verdict> {
     let forwarded = !packet.is_locally_sent();
     if forwarded && headers.hop_limit <= 1 {
         return complain::<F>(packet, headers, IcmpError::TimeExceeded, DropReason::HopLimit);
     }
-    let hop = forward::resolve::<F>(packet, to)?;
-    if hop.reach == Reach::TooBig {
-        return complain::<F>(packet, headers, IcmpError::TooBig(hop.mtu), DropReason::TooBig);
+    if forward::network_len(packet, headers)? > hop.mtu {
+        return complain::<F>(packet, headers, IcmpError::TooBig(hop.mtu as u16), DropReason::TooBig);
     }
     nat::rewrite::<F>(packet, headers, to)?;
     if forwarded {
         F::decrement_hop_limit(packet)?;
     }
-    forward::transmit(packet, &hop)
+    forward::transmit(packet, hop)
 }
 
 /// Sends an ICMP error about the packet, which has not been rewritten, to its sender.
@@ -227,6 +289,9 @@ pub struct Arrangement {
 }
 
 impl Arrangement {
+    /// The client keeps its address: translated before the stack on the way in, and put back behind it on the way out.
+    pub const THROUGH_STACK: Self = Self::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack));
+
     /// Both directions, the source port staying as it is.
     #[inline(always)]
     pub const fn new(original: (Side, Next), reply: (Side, Next)) -> Self {
@@ -238,9 +303,18 @@ impl Arrangement {
 ///
 /// Both directions then go around the stack, which takes a packet with one of its own addresses as the source for a martian.
 #[inline(always)]
-pub fn masquerade<F: Datapath>(packet: &Packet<'_>, to: &mut FlowKey<F::Addr>) -> Step<Arrangement> {
+pub fn masquerade<F: Datapath>(
+    packet: &impl Frame,
+    selected: &Selected<F::Addr>,
+    to: &mut FlowKey<F::Addr>,
+) -> Step<Arrangement> {
     // Its size does not matter yet: `route` asks again and answers the sender.
-    let interface = forward::resolve::<F>(packet, to)?.interface;
+    let interface = match forward::resolve::<F>(packet, packet.interface(), to) {
+        Ok(hop) => hop.interface,
+        // A process of this node, to which nothing is routed. It answers through this node in any case.
+        Err(_) if selected.backend.is_local() => return Ok(Arrangement::THROUGH_STACK),
+        Err(reason) => return Err(reason),
+    };
     let addr = F::snat_addrs().find(&interface).or_else(|| F::snat_addrs().find(&ANY_INTERFACE));
     let addr = addr.ok_or(DropReason::NoSnatAddress)?;
     // SAFETY: without preallocation an element is freed after a grace period, so it stays whole while it is copied.

@@ -28,6 +28,16 @@ pub struct Selected<A> {
     pub backend: Backend<A>,
 }
 
+/// What is at an address and port.
+pub enum Place {
+    /// A frontend.
+    Frontend(&'static Frontend),
+    /// The node itself, which has no NodePort there.
+    Node,
+    /// Something else.
+    Elsewhere,
+}
+
 /// The frontend at an address and port: one that owns the address, or a NodePort on an address of this node whose bits
 /// intersect `node_port_on` (`local_addr::*`).
 ///
@@ -39,27 +49,37 @@ pub fn find<F: Datapath>(
     protocol: u8,
     node_port_on: u32,
 ) -> Step<Option<&'static Frontend>> {
-    let mut key = FrontendKey { addr: *addr, port, protocol, scope: Scope::Address as u8 };
-    if let Some(frontend) = lookup::<F>(&key) {
-        return Ok(Some(frontend));
+    match place::<F>(addr, port, protocol, node_port_on) {
+        Place::Frontend(frontend) => return Ok(Some(frontend)),
+        Place::Node => return Ok(None),
+        Place::Elsewhere => {}
     }
-    if let Some(flags) = F::local_addrs().find(addr) {
-        // SAFETY: without preallocation an element is freed after a grace period; a word is read.
-        if unsafe { *flags } & node_port_on == 0 {
-            return Ok(None);
-        }
-        key.addr = F::Addr::ZERO;
-        key.scope = Scope::NodePort as u8;
-        return Ok(lookup::<F>(&key));
-    }
-    if !is_known_as::<F>(addr, cidr::SERVICE, NodeConfig::SERVICE_CIDRS) {
+    let bits = prefix::<F>(addr);
+    if bits & (cidr::SERVICE | cidr::SERVICES_KNOWN) == cidr::SERVICES_KNOWN {
         return Ok(None);
     }
     if owns_address::<F>(addr) {
         return Err(DropReason::UndefinedPort);
     }
     // Without knowledge of the service CIDRs, every other address is somebody else's.
-    if config::has(NodeConfig::SERVICE_CIDRS) { Err(DropReason::UnownedServiceAddress) } else { Ok(None) }
+    if bits & cidr::SERVICE != 0 { Err(DropReason::UnownedServiceAddress) } else { Ok(None) }
+}
+
+/// What [`find`] looks for first: the frontend, without a judgement of packets that are to none.
+#[inline(always)]
+pub fn place<F: Datapath>(addr: &F::Addr, port: BePort, protocol: u8, node_port_on: u32) -> Place {
+    let mut key = FrontendKey { addr: *addr, port, protocol, scope: Scope::Address as u8 };
+    if let Some(frontend) = lookup::<F>(&key) {
+        return Place::Frontend(frontend);
+    }
+    let Some(flags) = F::local_addrs().find(addr) else { return Place::Elsewhere };
+    // SAFETY: without preallocation an element is freed after a grace period; a word is read.
+    if unsafe { *flags } & node_port_on == 0 {
+        return Place::Node;
+    }
+    key.addr = F::Addr::ZERO;
+    key.scope = Scope::NodePort as u8;
+    lookup::<F>(&key).map_or(Place::Node, Place::Frontend)
 }
 
 /// Whether `addr` is the cluster IP of an active service.
@@ -69,15 +89,11 @@ pub fn owns_address<F: Datapath>(addr: &F::Addr) -> bool {
     F::frontends().find(&key).is_some()
 }
 
-/// Whether `addr` is in a prefix with the bit `what` (`cidr::*`); true when the prefixes are not known, which is when the
-/// node's configuration lacks `known`.
+/// The bits (`cidr::*`) of the longest prefix that `addr` is in.
 #[inline(always)]
-fn is_known_as<F: Datapath>(addr: &F::Addr, what: u32, known: u32) -> bool {
-    if !config::has(known) {
-        return true;
-    }
+fn prefix<F: Datapath>(addr: &F::Addr) -> u32 {
     // SAFETY: an element of a prefix trie is freed after a grace period; a word is read.
-    F::cidrs().find(&Key::new(F::Addr::SIZE as u32 * 8, *addr)).is_some_and(|bits| unsafe { *bits } & what != 0)
+    F::cidrs().find(&Key::new(F::Addr::SIZE as u32 * 8, *addr)).map_or(0, |bits| unsafe { *bits })
 }
 
 /// Whether a request to `frontend` needs one of the node's addresses as its source, because its replies would not pass
@@ -90,7 +106,7 @@ pub fn is_masqueraded<F: Datapath>(frontend: &Frontend, client: Client, addr: &F
     config::has(NodeConfig::MASQUERADE_ALL)
         || (client == Client::Outside
             && config::has(NodeConfig::MASQUERADE_OUTSIDE)
-            && !is_known_as::<F>(addr, cidr::POD, NodeConfig::MASQUERADE_OUTSIDE))
+            && prefix::<F>(addr) & cidr::POD == 0)
 }
 
 #[inline(always)]
@@ -105,13 +121,18 @@ fn lookup<F: Datapath>(key: &FrontendKey<F::Addr>) -> Option<&'static Frontend> 
 #[inline(always)]
 pub fn select<F: Datapath>(frontend: &Frontend, client: Client, addr: &F::Addr) -> Step<Selected<F::Addr>> {
     if frontend.flags & Frontend::SOURCE_RANGES != 0 {
-        let range = SourceRange { service: frontend.service, addr: *addr };
-        if F::source_ranges().find(&Key::new(32 + F::Addr::SIZE as u32 * 8, range)).is_none() {
-            return Err(DropReason::SourceRange);
-        }
+        admit::<F>(frontend, addr)?;
     }
     // SAFETY: the helper has no preconditions.
     select_by::<F>(frontend, client, addr, unsafe { bpf_get_prandom_u32() })
+}
+
+/// Refuses the client `addr` unless it is in one of the frontend's source ranges.
+#[inline(always)]
+pub fn admit<F: Datapath>(frontend: &Frontend, addr: &F::Addr) -> Step<()> {
+    let range = SourceRange { service: frontend.service, addr: *addr };
+    let found = F::source_ranges().find(&Key::new(32 + F::Addr::SIZE as u32 * 8, range));
+    found.map(drop).ok_or(DropReason::SourceRange)
 }
 
 /// Chooses the backend that `random`, evenly spread over 32 bits, falls on, unless the service remembers the client `addr`.

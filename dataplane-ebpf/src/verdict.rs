@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_redirect, bpf_redirect_neigh},
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
 use dataplane_common::DropReason;
 
@@ -24,6 +24,8 @@ pub enum Verdict {
     Transmit(u32),
     /// Out of this interface; the kernel resolves the neighbour.
     TransmitToNeighbour(u32),
+    /// Into the network namespace at the other end of this interface.
+    HandToPeer(u32),
     /// Into the stack, as if received on this interface.
     Receive(u32),
 }
@@ -40,6 +42,8 @@ impl Verdict {
                 // SAFETY: null parameters mean a FIB lookup by the kernel.
                 unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
             }
+            // SAFETY: the helper only records the target.
+            Self::HandToPeer(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
             // SAFETY: the helper only records the target.
             Self::Receive(interface) => unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 },
         })
@@ -65,6 +69,8 @@ impl Outcome {
     pub const BEGUN: Self = Self(0x101);
     /// Nobody can take it, and its sender is to be told.
     pub const REFUSED: Self = Self(0x102);
+    /// Where its flow's packets go next has to be looked up again.
+    pub const STALE_WAY: Self = Self(0x104);
     /// It is an ICMP message, maybe an error about a flow.
     pub const ICMP_ERROR: Self = Self(0x103);
 

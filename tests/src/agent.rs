@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dataplane_agent::sync::Status;
 use nix::sys::signal::Signal;
 
-use crate::{binaries, cluster::Node, process::Process};
+use crate::{binaries, cluster::Node, mode::Mode, process::Process};
 
 /// How long an agent may take until it is ready: in a debug build on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,6 +46,13 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent of `node` and waits until it is ready.
     pub fn start(node: &Node, options: &AgentOptions, manifests: &Path) -> Result<Self> {
+        let mut agent = Self::begin(node, options, manifests)?;
+        agent.wait_until_ready().with_context(|| format!("the agent of node {}", node.name()))?;
+        Ok(agent)
+    }
+
+    /// Starts the agent of `node` and waits for nothing.
+    pub fn begin(node: &Node, options: &AgentOptions, manifests: &Path) -> Result<Self> {
         let directory = node.bpffs.path().parent().context("a node has a directory")?;
         let (log, status) = (directory.join("agent.log"), directory.join("status.json"));
         // What an earlier agent wrote says nothing about this one.
@@ -59,13 +66,11 @@ impl Agent {
             Some(kubeconfig) => command.args(["--source", "kube", "--kubeconfig"]).arg(kubeconfig),
             None => command.args(["--source", "file", "--file-source"]).arg(manifests),
         };
-        command.args(&options.arguments);
+        command.args(Mode::current()?.arguments(&options.arguments)).args(&options.arguments);
         let output = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let process = Process::spawn(command, node.host.netns(), node.host.cgroup())?;
-        let mut agent = Self { process, log, status };
-        agent.wait_until_ready().with_context(|| format!("the agent of node {}", node.name()))?;
-        Ok(agent)
+        Ok(Self { process, log, status })
     }
 
     /// Ends the agent as an orderly shutdown does, and waits for it.
@@ -86,6 +91,14 @@ impl Agent {
         self.process.id()
     }
 
+    /// Fails when the process has ended.
+    pub fn is_alive(&mut self) -> Result<()> {
+        match self.process.wait(Duration::ZERO)? {
+            Some(status) => bail!("the agent ended with {status}:\n{}", self.tail()),
+            None => Ok(()),
+        }
+    }
+
     /// What the agent says of itself.
     pub fn read_status(&self) -> Result<Status> {
         let text = fs::read_to_string(&self.status).with_context(|| format!("no {}", self.status.display()))?;
@@ -95,9 +108,7 @@ impl Agent {
     fn wait_until_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            if let Some(status) = self.process.wait(Duration::ZERO)? {
-                bail!("ended with {status}:\n{}", self.tail());
-            }
+            self.is_alive()?;
             if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text, self.id())) {
                 return Ok(());
             }

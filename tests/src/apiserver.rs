@@ -250,6 +250,11 @@ impl TestServer {
         self.write(object, |_| Ok(None))
     }
 
+    /// Writes the text of every object, so that no client has to wait for that.
+    pub fn prepare(&self) {
+        self.shared.storage().prepare();
+    }
+
     /// What was asked of the server, oldest first.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
@@ -334,6 +339,7 @@ impl TestServer {
         let resource = Resource::of_kind(word("apiVersion"), word("kind"))
             .with_context(|| format!("no objects of kind {} {} are kept", word("apiVersion"), word("kind")))?;
         let key = serve::key(resource, &object["metadata"]).context("the object has no name")?;
-        Ok(Value::clone(&*serve::change(&self.shared, resource, key, new)?))
+        let stored = serve::change(&self.shared, resource, key, new)?;
+        Ok(Value::clone(&stored))
     }
 }

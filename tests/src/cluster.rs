@@ -3,6 +3,7 @@
 mod manifests;
 mod site;
 mod wiring;
+mod xdp;
 
 use std::{
     fs,
@@ -13,7 +14,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub use self::site::{Role, Site};
+pub use self::{
+    site::{Role, Site},
+    wiring::ROUTED_GATEWAY,
+    xdp::Carrying,
+};
 use crate::{
     agent::{Agent, AgentOptions},
     bpffs::Bpffs,

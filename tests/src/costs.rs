@@ -7,4 +7,4 @@ pub mod programs;
 pub mod record;
 pub mod report;
 
-mod empty;
+pub(crate) mod empty;

@@ -10,10 +10,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{
+        Program, TestRun, TestRunOptions, Xdp,
+        xdp::{XdpLink, XdpMode},
+    },
 };
 use dataplane_agent::{
     datapath::object::EMBEDDED,
@@ -22,7 +25,7 @@ use dataplane_agent::{
         pinned::{self, Access},
     },
 };
-use dataplane_common::{NodeConfig, map};
+use dataplane_common::{DropReason, NodeConfig, map};
 use nix::unistd::Uid;
 
 pub use self::maps::{FlowEntry, Operations, Target};
@@ -42,11 +45,19 @@ pub enum Hook {
     FromUplink,
     /// To an uplink, after the stack.
     ToUplink,
+    /// From an uplink, before the kernel has made anything of the packet.
+    XdpFromUplink,
+    /// The same where the driver cannot: behind it, and behind GRO.
+    XdpGeneric,
 }
 
 impl Hook {
+    /// Those that see packets, not frames.
+    pub const TC: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+    pub const ALL: [Self; 6] =
+        [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink, Self::XdpFromUplink, Self::XdpGeneric];
 
     /// The program's name in the object.
     pub const fn program(self) -> &'static str {
@@ -55,6 +66,8 @@ impl Hook {
             Self::ToPod => "to_pod",
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
+            Self::XdpFromUplink => "xdp_from_uplink",
+            Self::XdpGeneric => "xdp_generic",
         }
     }
 }
@@ -62,12 +75,14 @@ impl Hook {
 /// What a program decided, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// `TC_ACT_UNSPEC` or `TC_ACT_OK`: on its way.
+    /// `TC_ACT_UNSPEC`, `TC_ACT_OK` or `XDP_PASS`: on its way.
     Pass,
-    /// `TC_ACT_SHOT`
+    /// `TC_ACT_SHOT` or `XDP_DROP`
     Drop,
-    /// `TC_ACT_REDIRECT`
+    /// `TC_ACT_REDIRECT` or `XDP_REDIRECT`
     Redirect,
+    /// `XDP_TX`: back out of the interface.
+    Transmit,
     /// Anything else.
     Other(i32),
 }
@@ -105,6 +120,11 @@ pub struct Harness {
 impl Harness {
     /// Loads the object that the agent embeds, with small maps.
     pub fn load(config: &NodeConfig) -> Result<Self> {
+        Self::load_some(config, &Hook::ALL)
+    }
+
+    /// The same with the programs at `hooks` alone: the verifier takes its time for each.
+    pub fn load_some(config: &NodeConfig, hooks: &[Hook]) -> Result<Self> {
         ensure!(Uid::effective().is_root(), "loading BPF programs needs root: run `cargo xtask test`");
         let mut loader = EbpfLoader::new();
         loader.override_global(NodeConfig::SYMBOL, config, true);
@@ -115,10 +135,13 @@ impl Harness {
             }
         }
         let mut ebpf = loader.load(EMBEDDED).context("the object does not load")?;
-        for hook in Hook::ALL {
-            let program = ebpf.program_mut(hook.program()).context("a program is missing")?;
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load().with_context(|| format!("{} does not load", hook.program()))?;
+        for hook in hooks {
+            let loaded = match ebpf.program_mut(hook.program()).context("a program is missing")? {
+                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                other => bail!("{} is of the type {:?}", hook.program(), other.prog_type()),
+            };
+            loaded.with_context(|| format!("{} does not load", hook.program()))?;
         }
         Ok(Self { ebpf, node: maps::Allocation::default() })
     }
@@ -160,7 +183,12 @@ impl Harness {
     /// Runs the program at `hook` of the interface `index` of the calling thread's network namespace, once, as if the packet
     /// had come in there.
     pub fn run_on(&self, index: u32, hook: Hook, frame: &[u8]) -> Result<Outcome> {
-        self.test_run(hook, frame, 1, Some(index))
+        self.test_run(hook, frame, 1, Some((index, index)))
+    }
+
+    /// The same as if a socket of this node had sent the packet, which now leaves by the interface `index`.
+    pub fn run_from_socket(&self, index: u32, hook: Hook, frame: &[u8]) -> Result<Outcome> {
+        self.test_run(hook, frame, 1, Some((0, index)))
     }
 
     /// Runs the program at `hook` many times on what it makes of the frame: the packet is not reset in between.
@@ -168,38 +196,60 @@ impl Harness {
         self.test_run(hook, frame, repeat, None)
     }
 
+    /// Attaches the XDP program to the interface `index` of the calling thread's network namespace until the link is dropped:
+    /// the kernel runs it as if on an interface only where XDP is switched on.
+    pub fn attach_xdp(&mut self, index: u32) -> Result<XdpLink> {
+        let program = self.ebpf.program_mut(Hook::XdpFromUplink.program()).context("a program is missing")?;
+        let program: &mut Xdp = program.try_into()?;
+        let id = program.attach_to_if_index(index, XdpMode::Driver)?;
+        Ok(program.take_link(id)?)
+    }
+
     /// Runs the program at `hook` on a packet.
     pub fn send(&self, hook: Hook, packet: &Packet) -> Result<Outcome> {
         self.run(hook, &packet.frame()?)
     }
 
-    fn test_run(&self, hook: Hook, frame: &[u8], repeat: u32, interface: Option<u32>) -> Result<Outcome> {
-        let program: &SchedClassifier =
-            self.ebpf.program(hook.program()).context("a program is missing")?.try_into()?;
+    fn test_run(&self, hook: Hook, frame: &[u8], repeat: u32, interfaces: Option<(u32, u32)>) -> Result<Outcome> {
+        let program = self.ebpf.program(hook.program()).context("a program is missing")?;
+        let is_xdp = matches!(program, Program::Xdp(_));
         // Room for the headers of an ICMP error around it.
         let mut out = vec![0; frame.len() + 256];
-        let context = interface.map(context_of);
+        let context = interfaces.map(|(ingress, interface)| {
+            if is_xdp { xdp_context_of(interface, frame.len()) } else { context_of(ingress, interface) }
+        });
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            ctx_in: context.as_ref().map(<[u8; CONTEXT]>::as_slice),
+            ctx_in: context.as_deref(),
             repeat,
             ..Default::default()
         };
-        let result = program.test_run(options).with_context(|| format!("{}, {} bytes", hook.program(), frame.len()))?;
+        let result = match program {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            other => bail!("{} is of the type {:?}", hook.program(), other.prog_type()),
+        };
+        let result = result.with_context(|| format!("{}, {} bytes", hook.program(), frame.len()))?;
         out.truncate(result.data_size_out as usize);
-        let action = match result.return_value.cast_signed() {
-            -1 | 0 => Action::Pass,
-            2 => Action::Drop,
-            7 => Action::Redirect,
-            other => Action::Other(other),
+        let action = match (is_xdp, result.return_value.cast_signed()) {
+            (false, -1 | 0) | (true, 2) => Action::Pass,
+            (false, 2) | (true, 1) => Action::Drop,
+            (false, 7) | (true, 4) => Action::Redirect,
+            (true, 3) => Action::Transmit,
+            (_, other) => Action::Other(other),
         };
         Ok(Outcome { action, frame: out, took: result.duration })
     }
 
     /// Drops by reason, summed over the processors; reasons without drops are left out.
-    pub fn drops(&self) -> Result<BTreeMap<dataplane_common::DropReason, u64>> {
+    pub fn drops(&self) -> Result<BTreeMap<DropReason, u64>> {
         maps::drops(&self.ebpf)
+    }
+
+    /// Drops for one reason.
+    pub fn dropped(&self, reason: DropReason) -> Result<u64> {
+        maps::dropped(&self.ebpf, reason)
     }
 
     /// Operations of the programs on maps so far; counted with [`NodeConfig::COUNT_MAP_OPS`] only.
@@ -215,9 +265,15 @@ const SMALL: u32 = 16 << 10;
 const CONTEXT: usize = 44;
 
 /// A `struct __sk_buff` with `ingress_ifindex` and `ifindex` set, the fields at 36 and 40.
-fn context_of(interface: u32) -> [u8; CONTEXT] {
-    let mut context = [0; CONTEXT];
-    context[36..40].copy_from_slice(&interface.to_ne_bytes());
+fn context_of(ingress: u32, interface: u32) -> Vec<u8> {
+    let mut context = vec![0; CONTEXT];
+    context[36..40].copy_from_slice(&ingress.to_ne_bytes());
     context[40..44].copy_from_slice(&interface.to_ne_bytes());
     context
+}
+
+/// A `struct xdp_md` with `data_end` and `ingress_ifindex` set.
+fn xdp_context_of(interface: u32, len: usize) -> Vec<u8> {
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
+    [0, len, 0, interface, 0, 0].iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
 }

@@ -3,6 +3,7 @@
 //! Everything here needs root and cleans up after itself: every namespace, cgroup, mount and process belongs to a guard,
 //! and what a killed run left behind is removed by the next one (see [`leftovers`]).
 
+pub mod bench;
 pub mod demo;
 
 pub mod cluster;
@@ -15,12 +16,14 @@ pub mod costs;
 pub mod harness;
 pub mod meaning;
 pub mod packet;
+pub mod raw;
 pub mod reference;
 pub mod router;
 
 pub mod agent;
 pub mod apiserver;
 pub mod binaries;
+pub mod mode;
 pub mod objects;
 
 pub mod bpffs;
@@ -28,4 +31,5 @@ pub mod cgroup;
 pub mod http;
 pub mod leftovers;
 pub mod netns;
+pub mod offload;
 pub mod process;

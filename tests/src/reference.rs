@@ -3,9 +3,11 @@
 //! Written after the Kubernetes documentation and kube-proxy's behaviour, as docs/parity.md lists it, and not after the agent or
 //! the programs: it shares no code with them, is slow and has no state but the objects. What both say must be the same.
 
+pub mod affinity;
 pub mod objects;
 pub mod random;
 pub mod rules;
+pub mod source;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +15,9 @@ use std::{
 };
 
 use dataplane_common::Protocol;
+use ipnetwork::IpNetwork;
 
+use self::source::Masquerade;
 use crate::topology::IpVersion;
 
 /// Everything that decides about a packet on one node.
@@ -27,10 +31,17 @@ pub struct World {
     pub services: BTreeMap<String, Service>,
     /// EndpointSlices by name.
     pub slices: BTreeMap<String, Slice>,
+    /// What the operator decides about source addresses, once at the start.
+    pub masquerade: Masquerade,
+    /// The ranges of ServiceCIDRs by name.
+    pub service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
 }
 
 /// The name of this node.
 pub const NODE: &str = "a";
+
+/// For how many seconds clients stay where a Service with affinity says no number.
+pub const DEFAULT_AFFINITY: u32 = 10_800;
 
 /// What a Service's `type` and `clusterIP` say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +72,10 @@ pub struct Service {
     pub ingress: Vec<Ingress>,
     /// `ports`
     pub ports: Vec<Port>,
+    /// `sessionAffinity: ClientIP` with its timeout in seconds
+    pub affinity: Option<u32>,
+    /// `loadBalancerSourceRanges`
+    pub source_ranges: Vec<&'static str>,
     /// `externalTrafficPolicy: Local`
     pub external_local: bool,
     /// `internalTrafficPolicy: Local`

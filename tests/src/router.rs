@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
+use aya::programs::xdp::XdpLink;
 
 use crate::{
     harness::{Action, Harness, Hook, Outcome},
@@ -58,12 +59,27 @@ impl Router {
         Ok(Self { netns, uplink, pod })
     }
 
+    /// Runs `work` on a fresh thread among these interfaces and routes.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.netns.run(work)
+    }
+
     /// The interface that the program at `hook` belongs to.
-    const fn interface(&self, hook: Hook) -> u32 {
+    pub const fn interface(&self, hook: Hook) -> u32 {
         match hook {
             Hook::FromPod | Hook::ToPod => self.pod,
-            Hook::FromUplink | Hook::ToUplink => self.uplink,
+            Hook::FromUplink | Hook::ToUplink | Hook::XdpFromUplink | Hook::XdpGeneric => self.uplink,
         }
+    }
+
+    /// Switches XDP on at the uplink, for runs of its program there.
+    pub fn attach_xdp(&self, harness: &mut Harness) -> Result<XdpLink> {
+        self.netns.run(|| harness.attach_xdp(self.uplink))?
+    }
+
+    /// The network namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Runs the program at `hook` on `frame`.

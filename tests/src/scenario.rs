@@ -1,19 +1,25 @@
 //! The cluster that most scenarios play in: one client, servers on both nodes, and services of every reach.
 
+use std::{net::SocketAddr, time::Duration};
+
 use anyhow::{Result, ensure};
 
 use crate::{
     agent::AgentOptions,
     cluster::{Cluster, Site},
+    expect,
     objects::{Endpoint, Service},
     topology::{IpVersion, Topology, Wiring},
-    traffic::protocol::Transport,
+    traffic::{Ask, protocol::Transport},
 };
 
 /// The port that pods serve on.
 pub const POD_PORT: u16 = 8080;
 /// The port that the nodes' own processes serve on.
 pub const HOST_PORT: u16 = 9090;
+
+/// Long enough for many megabytes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nodes `a` (pods `client`, `web-a`) and `b` (pods `web-b`, `web-c`), all serving, with running agents and services.
 #[derive(Debug)]
@@ -122,6 +128,32 @@ impl Scenario {
     /// The pod that asks.
     pub fn client(&self) -> &Site {
         self.cluster.pod("client")
+    }
+
+    /// Every kind of client sends `size` bytes through every kind of frontend and gets the same ones back.
+    pub fn echo(&self, transports: &[Transport], size: usize) -> Result<()> {
+        let mut failures = Failures::default();
+        for version in IpVersion::BOTH {
+            for (what, client, to, server) in self.ways(version) {
+                for transport in transports {
+                    let ask = Ask::new(*transport, to).patience(PATIENCE).payload(size);
+                    failures.note(what, version, *transport, expect::answered(client, &ask, &[server]));
+                }
+            }
+        }
+        failures.none()
+    }
+
+    /// Who asks whom, and who answers.
+    fn ways(&self, version: IpVersion) -> [(&'static str, &Site, SocketAddr, &'static str); 5] {
+        let (pod, outside, a) = (self.client(), &self.cluster.external, self.cluster.node("a"));
+        [
+            ("pod, ClusterIP, local backend", pod, self.near.cluster_ip(version), "web-a"),
+            ("pod, ClusterIP, remote backend", pod, self.far.cluster_ip(version), "web-b"),
+            ("host, ClusterIP, remote backend", &a.host, self.far.cluster_ip(version), "web-b"),
+            ("outside, NodePort, local backend", outside, a.address(version, NEAR), "web-a"),
+            ("outside, NodePort, remote backend", outside, a.address(version, FAR), "web-b"),
+        ]
     }
 }
 

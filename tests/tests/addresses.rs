@@ -1,14 +1,17 @@
 //! Addresses that only some nodes own, traffic policies seen from every side, and endpoints narrowed by hints.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dataplane_tests::{
     cluster::Cluster,
     expect::{self, eventually},
     objects::{Endpoint, Service},
     scenario::{POD_PORT, Scenario},
-    topology::{IpVersion, Wiring},
+    topology::{self, IpVersion, Wiring},
     traffic::{Ask, FailureKind, protocol::Transport},
 };
 use serde_json::json;
@@ -137,6 +140,51 @@ fn p24_traffic_distribution_arrives_as_hints_that_narrow_the_endpoints() -> Resu
                 eventually(|| expect::spread(cluster.host(node), &ask, 24, servers))?;
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn p10_service_cidrs_count_as_soon_as_they_appear_and_until_they_go() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &[])?;
+    let cluster = &scenario.cluster;
+    let (v4, v6) = topology::SERVICE_CIDRS;
+    let cidr = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": [v4, v6] },
+    });
+    let nobodys = IpVersion::BOTH.map(|version| SocketAddr::new(topology::service(250).ip(version), 80));
+    let answered = || -> Result<()> {
+        for version in IpVersion::BOTH {
+            expect::answered(
+                scenario.client(),
+                &Ask::new(Transport::Tcp, scenario.far.cluster_ip(version)),
+                &["web-b"],
+            )?;
+            // A port that the service has not is refused, whatever is known.
+            let other = (scenario.far.addresses.ip(version), 81).into();
+            expect::refusal(scenario.client(), &Ask::new(Transport::Tcp, other))?;
+        }
+        Ok(())
+    };
+    for known in [false, true, false] {
+        match known {
+            true => cluster.put_manifest("cidrs", std::slice::from_ref(&cidr))?,
+            false => cluster.put_manifest("cidrs", &[])?,
+        }
+        for client in [scenario.client(), cluster.host("a")] {
+            for to in nobodys {
+                let ask = Ask::new(Transport::Tcp, to).patience(Duration::from_millis(250));
+                // The router between the nodes refuses what gets that far.
+                eventually(|| {
+                    let failure = client.ask(&ask)?.err().context("answered")?;
+                    let got_out = failure.kind == FailureKind::Refused;
+                    ensure!(got_out != known, "{} -> {to}: {failure}", client.name());
+                    Ok(())
+                })?;
+            }
+        }
+        answered()?;
     }
     Ok(())
 }

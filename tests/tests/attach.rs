@@ -17,6 +17,7 @@ use dataplane_agent::{
         hook::{CGROUP_PROGRAMS, Hook},
         link::{Link, LinkState},
         object,
+        xdp::XdpMode,
     },
     model::device::{Interface, Role},
     watch::devices::{Devices, classify::Rules},
@@ -65,6 +66,7 @@ impl Node {
             pins: self.pins(),
             cgroup_root: self.cgroup.path().to_owned(),
             tc,
+            xdp: XdpMode::Auto,
             socket_lb: SocketLb::Host,
             entries: BTreeMap::from([("conntrack4", 1024), ("conntrack6", 1024), ("slots", 1024)]),
             config: NodeConfig::DEFAULT,
@@ -83,7 +85,7 @@ impl Node {
 
     fn interface(&self, name: &str, role: Role) -> Result<Interface> {
         let index = self.netns.run(|| nix::net::if_::if_nametoindex(name))??;
-        Ok(Interface { index, name: name.to_owned(), role })
+        Ok(Interface { index, name: name.to_owned(), role, hardware: false })
     }
 
     fn interfaces(&self) -> Result<Vec<Interface>> {

@@ -144,7 +144,7 @@ fn drops_maps_and_status_are_shown() -> Result<()> {
     assert_eq!([&conntrack["entries"], &conntrack["max_entries"]], [&json!(4), &json!(1024)]);
     assert!(conntrack["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1024 * 64), "{conntrack}");
     assert_eq!(map("frontends4").context("frontends4")?["entries"], 3);
-    assert!(node.table(&["map", "list"]).contains("16 -> 48 bytes"));
+    assert!(node.table(&["map", "list"]).contains("16 -> 80 bytes"));
 
     for spec in dataplane_common::map::ALL {
         assert!(node.json(&["map", "dump", spec.name]).is_array(), "{}", spec.name);
@@ -265,9 +265,10 @@ fn nothing_pinned_or_pinned_by_another_version_is_one_clear_line() -> Result<()>
         assert_eq!(
             error(node.sluice(command)?, 1),
             format!(
-                "error: no pinned maps at {}/v1: start `sluice agent` on this node, or name the agent's BPF file \
+                "error: no pinned maps at {}/v{}: start `sluice agent` on this node, or name the agent's BPF file \
                  system with --bpffs\n",
-                root.display()
+                root.display(),
+                dataplane_common::map::LAYOUT_VERSION
             )
         );
     }
@@ -276,7 +277,8 @@ fn nothing_pinned_or_pinned_by_another_version_is_one_clear_line() -> Result<()>
     fs::create_dir_all(root.join("v999/maps"))?;
     for command in commands {
         let line = error(node.sluice(command)?, 1);
-        assert!(line.contains("have layout v999, this sluice reads v1"), "{line}");
+        let expected = format!("have layout v999, this sluice reads v{}", dataplane_common::map::LAYOUT_VERSION);
+        assert!(line.contains(&expected), "{line}");
     }
 
     // The name is right and the layout is not.

@@ -3,6 +3,7 @@
 use std::{
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd as _,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -17,6 +18,7 @@ use dataplane_tests::{
     netns::Netns,
     topology::{Topology, Wiring},
 };
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 /// Rules of others, and of the kubelet; counters and quotes included.
 const FOREIGN: &str = r#"*mangle
@@ -214,5 +216,73 @@ fn p57_an_agent_removes_kube_proxys_rules_after_taking_over() -> Result<()> {
     let healthz = SocketAddr::from((Ipv4Addr::LOCALHOST, 10256));
     let answer = dataplane_tests::http::get(cluster.host("a").netns(), healthz, "/healthz")?;
     assert_eq!(answer.status, 200, "{answer:?}");
+    Ok(())
+}
+
+/// Makes an empty IP set of the type `hash:ip` in `netns`, as `ipset create` does.
+fn create_set(netns: &Netns, name: &str) -> Result<()> {
+    const CREATE: u16 = 6 << 8 | 2;
+    // `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_EXCL`, `NLM_F_CREATE`.
+    const FLAGS: u16 = 0x605;
+    let mut payload = vec![2, 0, 0, 0];
+    // Protocol, name, type, revision, family, and no options.
+    let (name, kind) = ([name.as_bytes(), &[0]].concat(), b"hash:ip\0");
+    for (number, value) in [(1_u16, &[6][..]), (2, &name), (3, kind), (4, &[0]), (5, &[2]), (7 | 0x8000, &[])] {
+        payload.extend((4 + u16::try_from(value.len())?).to_ne_bytes());
+        payload.extend(number.to_ne_bytes());
+        payload.extend(value);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+    }
+    let mut message = (16 + u32::try_from(payload.len())?).to_ne_bytes().to_vec();
+    message.extend([CREATE.to_ne_bytes(), FLAGS.to_ne_bytes()].concat());
+    message.extend([0; 8]);
+    message.extend(payload);
+    netns.run(|| -> Result<()> {
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
+        let mut answer = [0; 256];
+        recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        ensure!(answer[16..20] == [0; 4], "the set cannot be made: {:?}", &answer[..20]);
+        Ok(())
+    })?
+}
+
+/// The kernel of a test has no IPVS and no dummy devices: a bridge has the name, and virtual servers are a matter of the
+/// unit tests.
+#[test]
+fn p57_cleanup_removes_the_sets_and_the_device_of_the_ipvs_mode() -> Result<()> {
+    let netns = Netns::create(&format!("{}-ipvs", leftovers::unique_prefix()?))?;
+    netns
+        .ip("link add kube-ipvs0 type bridge\naddress add 10.96.0.1/32 dev kube-ipvs0\nlink add mine0 type bridge\n")?;
+    for name in ["KUBE-CLUSTER-IP", "KUBE-6-LOOP-BACK", "KUBE-LOOP-BACK", "KUBE-SRC-MINE", "mine"] {
+        create_set(&netns, name)?;
+    }
+    // The one is referred to by kube-proxy's own rule, the other by somebody else's.
+    let rules = "*filter\n:KUBE-IPVS-FILTER - [0:0]\n:MINE - [0:0]\n\
+                 -A INPUT -j KUBE-IPVS-FILTER\n\
+                 -A KUBE-IPVS-FILTER -m set --match-set KUBE-CLUSTER-IP dst -j RETURN\n\
+                 -A MINE -m set --match-set KUBE-LOOP-BACK dst -j RETURN\nCOMMIT\n";
+    run(&netns, "iptables-nft-restore", &[], rules)?;
+    let sluice = binaries::sluice()?;
+    let sluice = sluice.to_str().context("a path")?;
+    let said = run(&netns, sluice, &["cleanup", "--kube-proxy"], "")?;
+    assert_eq!(
+        said,
+        "removed rule iptables-nft filter: INPUT -j KUBE-IPVS-FILTER\n\
+         removed chain iptables-nft filter: KUBE-IPVS-FILTER\n\
+         removed IP set KUBE-6-LOOP-BACK\n\
+         removed IP set KUBE-CLUSTER-IP\n\
+         removed device kube-ipvs0\n\
+         note: the IP set KUBE-LOOP-BACK stays: something still refers to it\n"
+    );
+    let links = netns.output("ip", &["-o", "link", "show"])?;
+    assert!(links.contains("mine0") && !links.contains("kube-ipvs0"), "{links}");
+    // What is still there cannot be made again.
+    for (name, is_there) in
+        [("KUBE-CLUSTER-IP", false), ("KUBE-LOOP-BACK", true), ("KUBE-SRC-MINE", true), ("mine", true)]
+    {
+        assert_eq!(create_set(&netns, name).is_err(), is_there, "{name}");
+    }
     Ok(())
 }

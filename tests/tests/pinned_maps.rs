@@ -1,5 +1,10 @@
 //! The agent's view of pinned maps, on the kernel's own: what is written is read back, and foreign layouts are refused.
 
+#[path = "pinned_maps/reuse.rs"]
+mod reuse;
+#[path = "pinned_maps/sockets.rs"]
+mod sockets;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -25,7 +30,7 @@ use dataplane_agent::{
 };
 use dataplane_common::{
     Affinity, AffinityKey, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Frontend, FrontendKind, Next,
-    Protocol, Scope, Side, SlotRange, Ticks, V4,
+    Protocol, Scope, Side, SlotRange, Ticks, V4, Way,
     map::{self, MapSpec},
 };
 use dataplane_tests::{bpffs::Bpffs, leftovers};
@@ -242,15 +247,9 @@ type Entry4 = (FlowKey<[u32; 1]>, Flow<[u32; 1]>);
 
 /// Both entries of a flow from port `port` that answers come back for, with the deadlines of its two directions.
 fn flow(protocol: Protocol, port: u16, backend: u32, deadlines: [u32; 2]) -> [Entry4; 2] {
-    let key = FlowKey {
-        src: [1_u32],
-        dst: [2],
-        src_port: BePort::new(port),
-        dst_port: BePort::new(80),
-        protocol: protocol as u8,
-        pad: [0; 3],
-    };
+    let key = FlowKey::new([1_u32], [2], BePort::new(port), BePort::new(80), protocol as u8);
     let entry = |to: FlowKey<[u32; 1]>, direction, deadline| Flow {
+        way: Way::UNKNOWN,
         packets: 1,
         bytes: 60,
         src: to.src,
@@ -266,7 +265,7 @@ fn flow(protocol: Protocol, port: u16, backend: u32, deadlines: [u32; 2]) -> [En
         next: Next::Stack as u8,
         state: FlowState::REPLIED,
     };
-    let translated = FlowKey { dst: [9], dst_port: BePort::new(8080), ..key };
+    let translated = FlowKey::new(key.src, [9], key.src_port, BePort::new(8080), key.protocol);
     [
         (key, entry(translated, Direction::Original, deadlines[0])),
         (translated.reversed(), entry(key.reversed(), Direction::Reply, deadlines[1])),
@@ -372,15 +371,9 @@ fn p27_clients_are_forgotten_after_the_time_of_their_service() -> Result<()> {
 #[test]
 fn flows_and_drops_are_read_and_flows_deleted() -> Result<()> {
     let pins = Pins::create()?;
-    let key = |src_port| FlowKey {
-        src: [1_u32],
-        dst: [2],
-        src_port: BePort::new(src_port),
-        dst_port: BePort::new(80),
-        protocol: Protocol::Tcp as u8,
-        pad: [0; 3],
-    };
+    let key = |src_port| FlowKey::new([1_u32], [2], BePort::new(src_port), BePort::new(80), Protocol::Tcp as u8);
     let flow = Flow {
+        way: Way::UNKNOWN,
         packets: 3,
         bytes: 180,
         src: [1],

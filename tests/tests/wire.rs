@@ -4,6 +4,8 @@
 mod affinity;
 #[path = "wire/cast.rs"]
 mod cast;
+#[path = "wire/closing.rs"]
+mod closing;
 #[path = "wire/fragments.rs"]
 mod fragments;
 #[path = "wire/headers.rs"]

@@ -26,9 +26,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// The command that runs a program of the test bed as root, built together with the `sluice` that it starts.
 pub(crate) fn of_the_bed(program: &str, why: &str) -> Result<Command> {
+    built(program, why, false)
+}
+
+/// The same with optimizations, for what measures user space too.
+pub(crate) fn of_the_bed_optimized(program: &str, why: &str) -> Result<Command> {
+    built(program, why, true)
+}
+
+fn built(program: &str, why: &str, release: bool) -> Result<Command> {
     setup::ensure()?;
     let selection = ["--package", "dataplane-agent", "--bin", "sluice", "--package", "dataplane-tests", "--bins"];
-    let built = build::binaries(&selection, false)?;
+    let built = build::binaries(&selection, release)?;
     let find = |name: &str| -> Result<&PathBuf> {
         let path = built.iter().find(|path| path.file_name().is_some_and(|file| file == name));
         path.with_context(|| format!("cargo built no program `{name}`"))

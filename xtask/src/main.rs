@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer types, from the first build to the last check.
 
+mod bench;
 mod build;
 mod demo;
 mod parity;
@@ -33,6 +34,9 @@ enum Command {
     /// Lay out a small cluster of namespaces and carry traffic through real agents
     #[command(disable_help_flag = true)]
     Demo(demo::Arguments),
+    /// Measure sluice beside iptables and nftables mode, and beside no service at all
+    #[command(disable_help_flag = true)]
+    Bench(bench::Arguments),
     /// Run every check and every test; the last line counts them
     Test(test::Arguments),
     /// Say which tests show each behaviour of docs/parity.md; fails when one has neither test nor reason
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Parity => parity::run(),
         Command::Tidy => tidy::run(),

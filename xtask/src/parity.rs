@@ -1,7 +1,8 @@
-//! `cargo xtask parity`: which tests show each behaviour that docs/parity.md lists.
+//! `cargo xtask parity`: which tests show each behaviour that docs/parity.md lists, and each title of docs/upstream.md.
 
 mod names;
 mod rows;
+mod titles;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,8 @@ use crate::{tidy::sources, workspace};
 
 /// The list of behaviours, relative to the workspace.
 const LIST: &str = "docs/parity.md";
+/// The list of titles of Kubernetes' own tests, and where the tests after them are.
+const TITLES: (&str, &str) = ("docs/upstream.md", "tests/tests/upstream");
 
 pub(crate) fn run() -> Result<ExitCode> {
     let report = report()?;
@@ -40,8 +43,16 @@ fn report() -> Result<Report> {
     let list = fs::read_to_string(workspace::root().join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
     let rows = rows::parse(&list).with_context(|| LIST.to_owned())?;
     let sources = sources::read_all()?;
-    let functions = sources.iter().flat_map(|source| names::functions(&source.text));
-    Ok(judge(&rows, functions))
+    let functions = || sources.iter().flat_map(|source| names::functions(&source.text));
+    let mut report = judge(&rows, functions());
+    let (list, folder) = TITLES;
+    let text = fs::read_to_string(workspace::root().join(list)).with_context(|| format!("cannot read {list}"))?;
+    let suite = sources.iter().filter(|source| source.path.starts_with(folder)).map(|source| &*source.text);
+    for mismatch in titles::mismatches(&text, &functions().collect(), suite) {
+        eprintln!("error: {list} {mismatch}");
+        report.is_complete = false;
+    }
+    Ok(report)
 }
 
 /// Holds the rows against the names of all functions.

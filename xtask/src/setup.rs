@@ -45,12 +45,21 @@ pub(crate) fn ensure() -> Result<()> {
     if let Err(none) = bpf_toolchain::linker(&search, &compiler) {
         linker::install(&search, &compiler, &none)?;
     }
+    install(TOOLS, "the test bed")
+}
+
+/// Installs what only benchmarks call.
+///
+/// # Errors
+/// When it can neither be found nor installed.
+pub(crate) fn ensure_for_benchmarks() -> Result<()> {
+    install(BENCHMARK_TOOLS, "the benchmark")
+}
+
+fn install(tools: &[Tool], why: &str) -> Result<()> {
     let missing: Vec<&str> =
-        TOOLS.iter().filter(|tool| find(tool.program).is_none()).map(|tool| tool.package).collect();
-    if !missing.is_empty() {
-        apt::install(&missing, "the test bed")?;
-    }
-    Ok(())
+        tools.iter().filter(|tool| find(tool.program).is_none()).map(|tool| tool.package).collect();
+    if missing.is_empty() { Ok(()) } else { apt::install(&missing, why) }
 }
 
 /// A program that running or testing calls.
@@ -65,6 +74,9 @@ const TOOLS: &[Tool] = &[
     Tool { program: "iptables", package: "iptables", needed: "tests leave kube-proxy's rules behind with it" },
     Tool { program: "nft", package: "nftables", needed: "tests leave kube-proxy's tables behind with it" },
 ];
+
+const BENCHMARK_TOOLS: &[Tool] =
+    &[Tool { program: "iperf3", package: "iperf3", needed: "TCP streams are measured with it" }];
 
 /// Prints one line per need; fails when one is not met.
 fn check() -> ExitCode {

@@ -44,11 +44,16 @@ fn tests(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
     let suites = suite::build()?;
     // The quick ones first; what needs root last, when everything it is made of is known to work.
     for suite in suites.iter().filter(|suite| !suite.needs_root) {
-        suite.run(filter, tally);
+        suite.run(None, filter, tally);
     }
     suite::run_doctests(filter, tally);
     for suite in suites.iter().filter(|suite| suite.needs_root && !arguments.unit) {
-        suite.run(filter, tally);
+        suite.run(None, filter, tally);
+    }
+    for mode in suite::MODES {
+        for suite in suites.iter().filter(|suite| suite.has_modes && !arguments.unit) {
+            suite.run(Some(mode), filter, tally);
+        }
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ mod surface;
 use std::path::Path;
 
 use anyhow::Context as _;
-use dataplane_common::{NodeConfig, map::cidr};
 use tracing::{info, warn};
 
 pub use self::options::AgentArgs;
@@ -19,8 +18,8 @@ use self::{
     surface::Surface,
 };
 use crate::{
-    datapath::{Datapath, Pins, sockets::StaleSockets},
-    maps::{Maps as _, expired, kernel::KernelMaps, pinned::Access},
+    datapath::{Datapath, Pins, cgroup::SocketLb, sockets::StaleSockets, sockets_gone},
+    maps::{expired, kernel::KernelMaps, pinned::Access},
     watch::kube,
 };
 
@@ -34,21 +33,27 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
     let node = args.node_name()?;
     // What is wrong with the options and the source is found before anything is touched.
     let feed = Feed::open(&args).await?;
-    let mut options = args.datapath(Pins::new(bpffs), &decisions)?;
-    let has_service_cidrs = feed.has_service_cidrs().await.unwrap_or_else(|| had_service_cidrs(bpffs));
-    if has_service_cidrs {
-        options.config.flags |= NodeConfig::SERVICE_CIDRS;
-    }
+    let options = args.datapath(Pins::new(bpffs), &decisions)?;
     let status_file = args.status_file.clone();
     if let Some(directory) = status_file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
 
     let surface = Surface::new(&node, &decisions, feed.recorder(&node))?;
+    // It arrives while the kernel looks at the programs.
+    let feed = feed.start(&node);
     let mut datapath = Datapath::open(options)?;
     info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh = datapath.is_fresh(), "programs loaded");
     let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
-    let opened = opened.and_then(|maps| Ok((maps, StaleSockets::open(bpffs)?, expired::sweeps(bpffs)?)));
+    let opened = opened.map(|maps| maps.fresh(datapath.is_fresh()));
+    let opened = opened.and_then(|maps| {
+        let mut sweeps = expired::sweeps(bpffs)?;
+        // With those of pods among them, the kernel's list for one namespace says nothing about the others.
+        if args.socket_lb == SocketLb::Host {
+            sweeps.extend(sockets_gone::sweeps(bpffs)?);
+        }
+        Ok((maps, StaleSockets::open(bpffs)?, sweeps))
+    });
     let served = match opened {
         Ok((maps, sockets, sweeps)) => {
             let setup = Setup { args: &args, decisions: &decisions, node, bpffs };
@@ -68,12 +73,6 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whether the agent before this one knew ServiceCIDRs: what to go by while the API server is away.
-fn had_service_cidrs(bpffs: &Path) -> bool {
-    let snapshot = KernelMaps::open(bpffs, Access::ReadOnly).ok().and_then(|maps| maps.read().ok());
-    snapshot.is_some_and(|snapshot| snapshot.tables.cidrs.values().any(|bits| bits & cidr::SERVICE != 0))
 }
 
 fn log_to_stderr(format: LogFormat, filter: &str) {

@@ -13,7 +13,7 @@ use crate::datapath::{self, Pins, Report};
 /// Options of `sluice cleanup`.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Cleanup {
-    /// Remove kube-proxy's iptables chains and nftables tables instead, and nothing of sluice
+    /// Remove kube-proxy's iptables chains, nftables tables, IP sets and kube-ipvs0 instead, and nothing of sluice
     #[arg(long)]
     pub kube_proxy: bool,
 }

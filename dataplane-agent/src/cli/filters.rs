@@ -1,10 +1,10 @@
 //! Filters of clsact qdiscs in this network namespace, whoever they belong to.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage},
+    link::{LinkAttribute, LinkMessage, LinkXdp},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
@@ -48,6 +48,8 @@ pub struct Device {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Ids of its XDP programs, of whatever mode.
+    pub xdp: BTreeSet<u32>,
 }
 
 /// A filter.
@@ -78,9 +80,22 @@ pub fn devices(netlink: &mut Netlink) -> io::Result<Vec<Device>> {
                 LinkAttribute::IfName(name) => Some(name.clone()),
                 _ => None,
             })?;
-            Some(Device { index: link.header.index, name })
+            Some(Device { index: link.header.index, name, xdp: xdp(&link.attributes) })
         })
         .collect())
+}
+
+/// The ids of the programs that a link's attributes name.
+fn xdp(attributes: &[LinkAttribute]) -> BTreeSet<u32> {
+    let named = attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => Some(xdp),
+        _ => None,
+    });
+    let ids = named.flatten().filter_map(|xdp| match xdp {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    });
+    ids.filter(|id| *id != 0).collect()
 }
 
 /// Every filter of every interface.

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     datapath::{
         Pins,
+        hook::Hook,
         link::{Link, LinkState},
     },
     netlink::Netlink,
@@ -40,7 +41,7 @@ pub struct Attached {
     pub target: String,
     /// The hook: the role of the program there.
     pub hook: String,
-    /// `tcx`, `clsact` or `cgroup`.
+    /// `tcx`, `clsact`, `xdp native`, `xdp generic` or `cgroup`.
     pub mechanism: &'static str,
     /// The interface's index; null for a cgroup and for an interface that is gone.
     pub ifindex: Option<u32>,
@@ -134,12 +135,16 @@ fn rows(
             tag,
             attached,
         };
-        rows.push(match Pins::parse_interface_link(pin) {
-            Some((hook, ifindex)) => {
+        let of_interface =
+            Pins::parse_interface_link(pin).map(|(hook, ifindex)| (hook, "tcx", ifindex)).or_else(|| {
+                Pins::parse_xdp_link(pin).map(|(running, ifindex)| (Hook::XdpFromUplink, running.mechanism(), ifindex))
+            });
+        rows.push(match of_interface {
+            Some((hook, mechanism, ifindex)) => {
                 let name = interfaces.get(&ifindex).filter(|_| state.ifindex != 0).cloned();
                 let target = name.unwrap_or_else(|| format!("interface {ifindex}"));
                 let ifindex = (state.ifindex != 0).then_some(state.ifindex);
-                row(target, hook.name().to_owned(), "tcx", ifindex, ifindex.is_some())
+                row(target, hook.name().to_owned(), mechanism, ifindex, ifindex.is_some())
             }
             None => {
                 let target = cgroup_path(state.cgroup).unwrap_or_else(|| format!("cgroup {}", state.cgroup));
@@ -220,30 +225,33 @@ mod tests {
         let links = [
             (PathBuf::from("/b/from_pod-5"), LinkState { id: 1, program: 10, ifindex: 5, cgroup: 0 }),
             (PathBuf::from("/b/to_pod-6"), LinkState { id: 2, program: 11, ifindex: 0, cgroup: 0 }),
+            (PathBuf::from("/b/xdp_from_uplink-native-2"), LinkState { id: 4, program: 14, ifindex: 2, cgroup: 0 }),
             (PathBuf::from("/b/sock_connect4"), LinkState { id: 3, program: 12, ifindex: 0, cgroup: 77 }),
         ];
         let filter = |program| Filter {
-            device: Device { index: 2, name: "eth0".into() },
+            device: Device { index: 2, name: "eth0".into(), xdp: std::collections::BTreeSet::new() },
             direction: Direction::Ingress,
             priority: 21,
             kind: "bpf".into(),
             program: Some(program),
             name: None,
         };
-        let ours: BTreeMap<_, _> = [(10, "from_pod"), (11, "to_pod"), (12, "sock_connect4"), (13, "from_uplink")]
-            .map(|(id, name)| (id, program(name)))
-            .into();
-        let names = [(5, "veth0".to_owned()), (6, "reused".to_owned())].into();
+        let ours: BTreeMap<_, _> =
+            [(10, "from_pod"), (11, "to_pod"), (12, "sock_connect4"), (13, "from_uplink"), (14, "xdp_from_uplink")]
+                .map(|(id, name)| (id, program(name)))
+                .into();
+        let names = [(2, "eth0".to_owned()), (5, "veth0".to_owned()), (6, "reused".to_owned())].into();
         let programs = Loaded { all: &ours, ours: &ours };
         let path = |id| (id == 77).then(|| "/cgroup/node".to_owned());
         let rows = rows(&links, &[filter(13), filter(99)], &names, &programs, &path);
         assert_eq!(
             Output { format: Format::Wide, no_headers: true }.table(&rows, false),
             "\
-/cgroup/node  sock_connect4  cgroup  12  0123456789abcdef  attached  sock_connect4  -  3
-eth0          from_uplink    clsact  13  0123456789abcdef  attached  from_uplink    2  -
-interface 6   to_pod         tcx     11  0123456789abcdef  gone      to_pod         -  2
-veth0         from_pod       tcx     10  0123456789abcdef  attached  from_pod       5  1
+/cgroup/node  sock_connect4    cgroup      12  0123456789abcdef  attached  sock_connect4    -  3
+eth0          from_uplink      clsact      13  0123456789abcdef  attached  from_uplink      2  -
+eth0          xdp_from_uplink  xdp native  14  0123456789abcdef  attached  xdp_from_uplink  2  4
+interface 6   to_pod           tcx         11  0123456789abcdef  gone      to_pod           -  2
+veth0         from_pod         tcx         10  0123456789abcdef  attached  from_pod         5  1
 "
         );
     }

@@ -171,6 +171,7 @@ fn used(tables: &Tables) -> BTreeMap<&'static str, u64> {
         &mut tables.source_ranges.iter().map(|row| IpFamily::of(row.range.ip())),
     );
     count(names(&map::CIDRS4, &map::CIDRS6), &mut tables.cidrs.keys().map(|range| IpFamily::of(range.ip())));
+    used.insert(map::DEVICES.name, tables.devices.len() as u64);
     used.insert(map::SLOTS.name, tables.slots.len() as u64);
     used.insert(map::SERVICE_NAMES.name, tables.service_names.len() as u64);
     used

@@ -59,18 +59,21 @@ mod tests {
 
     #[test]
     fn pins_of_this_version_are_found() {
-        check(&["v1/maps"], "found");
-        check(&["v1/maps", "v2/maps"], "found");
+        let this = format!("v{LAYOUT_VERSION}/maps");
+        check(&[&this], "found");
+        check(&["v1000/maps", &this], "found");
     }
 
     #[test]
     fn no_pins_name_the_directory_and_the_next_step() {
-        check(&[], "no pinned maps at BPFFS/sluice/v1: start `sluice agent`");
-        check(&["volume"], "no pinned maps at BPFFS/sluice/v1");
+        let expected = format!("no pinned maps at BPFFS/sluice/v{LAYOUT_VERSION}");
+        check(&[], &format!("{expected}: start `sluice agent`"));
+        check(&["volume"], &expected);
     }
 
     #[test]
     fn pins_of_another_version_are_named_and_never_read() {
-        check(&["v7/maps"], "the maps pinned under BPFFS/sluice have layout v7, this sluice reads v1");
+        let expected = format!("layout v1000, this sluice reads v{LAYOUT_VERSION}");
+        check(&["v1000/maps"], &format!("the maps pinned under BPFFS/sluice have {expected}"));
     }
 }

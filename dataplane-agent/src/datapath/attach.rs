@@ -63,6 +63,16 @@ pub struct Applied {
     pub failed: Vec<AttachError>,
 }
 
+impl Applied {
+    /// Adds what `other` did.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.attached.append(&mut other.attached);
+        self.replaced.append(&mut other.replaced);
+        self.detached.append(&mut other.detached);
+        self.failed.append(&mut other.failed);
+    }
+}
+
 /// A program that could not be attached to an interface, or detached.
 #[derive(Debug, thiserror::Error)]
 #[error("{attachment}: {action} failed")]
@@ -105,7 +115,7 @@ pub(super) fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifie
 
 /// Ids of the loaded programs, to tell those that are attached from those of an earlier agent.
 pub(super) fn program_ids(ebpf: &mut Ebpf) -> Result<BTreeMap<Hook, u32>, ObjectError> {
-    Hook::ALL
+    Hook::TC
         .into_iter()
         .map(|hook| {
             let info = program(ebpf, hook)?.info();

@@ -1,4 +1,4 @@
-//! The four places of an interface's life where a program runs, and the programs of cgroups.
+//! The places of an interface's life where a program runs, and the programs of cgroups.
 
 use std::fmt;
 
@@ -17,13 +17,15 @@ pub enum Hook {
     FromUplink,
     /// Egress of an uplink.
     ToUplink,
+    /// XDP on an uplink, before its ingress.
+    XdpFromUplink,
 }
 
 impl Hook {
-    /// Every hook.
-    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+    /// The hooks of tc.
+    pub const TC: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
 
-    /// The hooks of an interface, the one for replies first: a connection is never translated one way only.
+    /// The tc hooks of an interface, the one for replies first: a connection is never translated one way only.
     #[must_use]
     pub const fn of(role: Role) -> [Self; 2] {
         match role {
@@ -40,20 +42,21 @@ impl Hook {
             Self::ToPod => "to_pod",
             Self::FromUplink => "from_uplink",
             Self::ToUplink => "to_uplink",
+            Self::XdpFromUplink => "xdp_from_uplink",
         }
     }
 
-    /// The hook called `name`.
+    /// The tc hook called `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| hook.name() == name)
+        Self::TC.into_iter().find(|hook| hook.name() == name)
     }
 
     /// The direction of the traffic that the hook sees, as the kernel puts it.
     #[must_use]
     pub const fn direction(self) -> TcAttachType {
         match self {
-            Self::FromPod | Self::FromUplink => TcAttachType::Ingress,
+            Self::FromPod | Self::FromUplink | Self::XdpFromUplink => TcAttachType::Ingress,
             Self::ToPod | Self::ToUplink => TcAttachType::Egress,
         }
     }

@@ -25,12 +25,14 @@ pub struct LinkState {
     pub id: u32,
     /// The id of its program.
     pub program: u32,
-    /// For a TCX link the interface index, zero once the interface is gone.
+    /// For a TCX or XDP link the interface index, zero once the interface is gone.
     pub ifindex: u32,
     /// For a cgroup link the cgroup's id.
     pub cgroup: u64,
 }
 
+/// `BPF_LINK_TYPE_XDP`
+const XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`
 const TCX: u32 = 11;
 /// `BPF_LINK_TYPE_CGROUP`
@@ -69,7 +71,7 @@ struct LinkInfo {
     id: u32,
     prog_id: u32,
     pad: u32,
-    // TCX: interface index and attach type; cgroup: the cgroup's id, low word first where the machine is little-endian.
+    // TCX and XDP: interface index (and for TCX the attach type); cgroup: the cgroup's id, low word first where the machine is little-endian.
     target: [u32; 2],
 }
 
@@ -97,7 +99,7 @@ impl Link {
         Ok(LinkState {
             id: info.id,
             program: info.prog_id,
-            ifindex: if info.kind == TCX { low } else { 0 },
+            ifindex: if matches!(info.kind, TCX | XDP) { low } else { 0 },
             cgroup: if info.kind == CGROUP { cgroup } else { 0 },
         })
     }

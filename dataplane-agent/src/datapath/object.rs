@@ -3,10 +3,16 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapData, programs::ProgramError};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapData,
+    programs::{Program, ProgramError},
+};
 use aya_obj::{Object, ParseError};
 use dataplane_common::{NodeConfig, map};
 
@@ -188,8 +194,29 @@ pub fn load(
     Ok(loader.load(object)?)
 }
 
+/// Has the kernel verify and load the programs `names`, all at once: that takes most of a start.
+pub(super) fn load_programs(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), ObjectError> {
+    let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let wanted = names.iter().map(|name| Ok((*name, programs.remove(name).ok_or(ObjectError::NoProgram(name))?)));
+    let wanted: Vec<_> = wanted.collect::<Result<_, ObjectError>>()?;
+    let load = |name: &'static str, program: &mut Program| {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            _ => return Err(ObjectError::NoProgram(name)),
+        };
+        loaded.map_err(|source| ObjectError::Program { program: name, source })
+    };
+    thread::scope(|scope| {
+        let loads: Vec<_> =
+            wanted.into_iter().map(|(name, program)| scope.spawn(move || load(name, program))).collect();
+        loads.into_iter().try_for_each(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
 /// Makes `pin` the pin of `program`, in one step where there was one before.
-pub(super) fn pin_program(program: &mut aya::programs::Program, pin: &Path) -> io::Result<()> {
+pub(super) fn pin_program(program: &mut Program, pin: &Path) -> io::Result<()> {
     let fresh = pin.with_file_name(format!("{}_new", pin.file_name().unwrap_or_default().display()));
     match std::fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -10,7 +10,7 @@ use std::{
 use dataplane_common::map::LAYOUT_VERSION;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::hook::Hook;
+use super::{hook::Hook, xdp::Running};
 
 /// Paths below a mounted bpffs: `<bpffs>/sluice/v<LAYOUT_VERSION>/{maps,links,programs}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,19 @@ impl Pins {
     pub fn parse_interface_link(path: &Path) -> Option<(Hook, u32)> {
         let (hook, ifindex) = path.file_name()?.to_str()?.split_once('-')?;
         Some((Hook::from_name(hook)?, ifindex.parse().ok()?))
+    }
+
+    /// The pin of the XDP link, of the kind `running`, of the interface with the index `ifindex`.
+    pub fn xdp_link(&self, running: Running, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{}-{}-{ifindex}", Hook::XdpFromUplink, running.name()))
+    }
+
+    /// How and on which interface the XDP link runs that is pinned at `path`; `None` for other links.
+    #[must_use]
+    pub fn parse_xdp_link(path: &Path) -> Option<(Running, u32)> {
+        let rest = path.file_name()?.to_str()?.strip_prefix(Hook::XdpFromUplink.name())?.strip_prefix('-')?;
+        let (running, ifindex) = rest.split_once('-')?;
+        Some((Running::from_name(running)?, ifindex.parse().ok()?))
     }
 
     /// The directory of programs.
@@ -176,6 +189,9 @@ mod tests {
         let pins = Pins::new("/bpf");
         assert_eq!(Pins::parse_interface_link(&pins.interface_link(Hook::ToUplink, 12)), Some((Hook::ToUplink, 12)));
         assert_eq!(Pins::parse_interface_link(&pins.cgroup_link("sock_connect4")), None);
+        assert_eq!(Pins::parse_xdp_link(&pins.xdp_link(Running::Generic, 3)), Some((Running::Generic, 3)));
+        assert_eq!(Pins::parse_interface_link(&pins.xdp_link(Running::Native, 3)), None);
+        assert_eq!(Pins::parse_xdp_link(&pins.interface_link(Hook::ToUplink, 12)), None);
     }
 
     #[test]

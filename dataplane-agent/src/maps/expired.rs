@@ -47,8 +47,8 @@ pub struct Swept {
     pub is_complete: bool,
 }
 
-/// Every map that is worth sweeping. Of the entries of `sockets*` nobody can tell when they are over: the socket's end leaves
-/// no trace, and the LRU list takes care of them.
+/// Every map whose own entries, or those of other maps, tell what is over. What is over in `sockets*` only the kernel's list
+/// of sockets tells.
 pub fn sweeps(bpffs: &Path) -> Result<Vec<Box<dyn Sweep>>, PinnedError> {
     Ok(vec![
         Box::new(Flows::<V4>::open(bpffs)?),
@@ -61,7 +61,7 @@ pub fn sweeps(bpffs: &Path) -> Result<Vec<Box<dyn Sweep>>, PinnedError> {
 }
 
 /// A map and how far the pass through it has come.
-struct Pass<K: Pod, V: Pod> {
+pub(crate) struct Pass<K: Pod, V: Pod> {
     spec: &'static MapSpec,
     capacity: u32,
     /// The same map once more: aya's typed map hands out no file descriptor.
@@ -71,7 +71,7 @@ struct Pass<K: Pod, V: Pod> {
 }
 
 impl<K: Pod, V: Pod> Pass<K, V> {
-    fn open(bpffs: &Path, spec: &'static MapSpec, access: Access) -> Result<Self, PinnedError> {
+    pub(crate) fn open(bpffs: &Path, spec: &'static MapSpec, access: Access) -> Result<Self, PinnedError> {
         let data = pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly)?;
         let capacity = data.info().map_or(spec.entries, |about| about.max_entries());
         Ok(Self { spec, capacity, data, map: Observed::open(bpffs, spec, access)?, position: None })
@@ -86,15 +86,31 @@ impl<K: Pod, V: Pod> Pass<K, V> {
         })
     }
 
+    /// Whether the next step begins anew.
+    pub(crate) fn is_at_start(&self) -> bool {
+        self.position.is_none()
+    }
+
+    /// The map, and the entries that it has room for.
+    pub(crate) fn about(&self) -> (&'static MapSpec, u32) {
+        (self.spec, self.capacity)
+    }
+
     /// Removes what `doomed` names of each entry.
-    fn step(
+    pub(crate) fn step(
         &mut self,
         mut doomed: impl FnMut(&Observed<K, V>, &K, &V) -> Result<Vec<K>, MapError>,
     ) -> Result<Swept, MapError> {
         let entries = self.read()?;
         let mut swept = Swept { seen: entries.len() as u32, removed: 0, is_complete: self.position.is_none() };
         for (key, value) in &entries {
-            for key in doomed(&self.map, key, value)? {
+            if doomed(&self.map, key, value)?.is_empty() {
+                continue;
+            }
+            // Thousands of entries were read at once. Since then this one may have been used, or its key given to something new: a flow
+            // that has just been begun would lose its answers.
+            let Some(value) = self.map.get(key)? else { continue };
+            for key in doomed(&self.map, key, &value)? {
                 swept.removed += u32::from(self.map.delete(&key)?);
             }
         }
@@ -228,7 +244,7 @@ where
     }
 
     fn step(&mut self, now: Ticks) -> Result<Swept, MapError> {
-        if self.pass.position.is_none() {
+        if self.pass.is_at_start() {
             self.read_seconds()?;
         }
         let seconds = &self.seconds;

@@ -1,5 +1,7 @@
 //! The pinned maps of a node, opened by path, with the family chosen by the address at hand.
 
+mod batch;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -8,12 +10,9 @@ use std::{
     path::Path,
 };
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, Map, MapData},
-};
+use aya::{Pod, maps::MapData};
 use dataplane_common::{
-    Addr, Backend, BePort, Frontend, FrontendKey, Protocol, Scope, ServiceName, SourceRange,
+    Addr, Backend, BePort, Device, Frontend, FrontendKey, Protocol, Scope, ServiceName, SourceRange,
     map::{self, MapSpec},
 };
 use ipnetwork::IpNetwork;
@@ -24,7 +23,13 @@ use super::{
     syscall,
     trie::Trie,
 };
-use crate::tables::{BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, SnatKey, pools::Capacities};
+use crate::{
+    plan::Op,
+    tables::{self, BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, SnatKey, pools::Capacities},
+};
+
+/// Entries per call that reads a hash map.
+const READ_AT_ONCE: u32 = 4096;
 
 type A4 = [u32; 1];
 type A6 = [u32; 4];
@@ -45,20 +50,25 @@ pub struct KernelMaps {
     source_ranges6: Trie<SourceRange<A6>>,
     cidrs4: Trie<A4>,
     cidrs6: Trie<A6>,
+    devices: Hash<u32, Device>,
+    /// Nothing has been written yet.
+    fresh: bool,
 }
 
 /// A hash map and its name.
 struct Hash<K: Pod, V: Pod> {
     name: &'static str,
-    map: HashMap<MapData, K, V>,
+    map: MapData,
+    calls: u64,
+    entries: PhantomData<(K, V)>,
 }
 
 /// An array and its name.
 struct Indexed<V: Pod> {
     name: &'static str,
     entries: u32,
-    /// Always `Map::Array`: aya's typed array hands out no file descriptor, and reading many elements needs one.
-    map: Map,
+    map: MapData,
+    calls: u64,
     values: PhantomData<V>,
 }
 
@@ -81,7 +91,16 @@ impl KernelMaps {
             source_ranges6: Trie::open(dir, &map::SOURCE_RANGES6, access)?,
             cidrs4: Trie::open(dir, &map::CIDRS4, access)?,
             cidrs6: Trie::open(dir, &map::CIDRS6, access)?,
+            devices: Hash::open(dir, &map::DEVICES, access)?,
+            fresh: false,
         })
+    }
+
+    /// The same maps, of which the caller knows that nobody has written to them yet: there is nothing to read, which takes a
+    /// while with a million slots.
+    #[must_use]
+    pub fn fresh(self, fresh: bool) -> Self {
+        Self { fresh, ..self }
     }
 }
 
@@ -95,10 +114,15 @@ impl Maps for KernelMaps {
             },
             ..Snapshot::default()
         };
+        if self.fresh {
+            return Ok(snapshot);
+        }
         let tables = &mut snapshot.tables;
         read_frontends(&self.frontends4, &mut tables.frontends)?;
         read_frontends(&self.frontends6, &mut tables.frontends)?;
-        let slots = self.slots.read()?;
+        let used = tables.frontends.values().flat_map(tables::counted_ranges);
+        let slots =
+            self.slots.read(used.map(|range| range.first.saturating_add(range.count)).max().unwrap_or_default())?;
         for (frontend, value) in &tables.frontends {
             for range in [value.inside, value.outside] {
                 for index in range.first..range.first.saturating_add(range.count) {
@@ -130,11 +154,12 @@ impl Maps for KernelMaps {
         tables.source_ranges.extend(self.source_ranges6.read_ranges()?);
         tables.cidrs.extend(self.cidrs4.read_cidrs()?);
         tables.cidrs.extend(self.cidrs6.read_cidrs()?);
+        tables.devices.extend(self.devices.read()?);
         Ok(snapshot)
     }
 
     fn put_service_name(&mut self, id: u32, name: &str) -> Result<(), MapError> {
-        let value = ServiceName::new(name).ok_or_else(|| self.service_names.refused(libc::ENAMETOOLONG))?;
+        let value = self.service_names.value(name)?;
         self.service_names.put(id, value)
     }
 
@@ -209,6 +234,14 @@ impl Maps for KernelMaps {
         }
     }
 
+    fn put_device(&mut self, index: u32, device: Device) -> Result<(), MapError> {
+        self.devices.put(index, device)
+    }
+
+    fn delete_device(&mut self, index: u32) -> Result<(), MapError> {
+        self.devices.delete(&index)
+    }
+
     fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {
         match range.range {
             IpNetwork::V4(_) => self.source_ranges4.put_range(range),
@@ -222,22 +255,39 @@ impl Maps for KernelMaps {
             IpNetwork::V6(_) => self.source_ranges6.delete_range(range),
         }
     }
+
+    fn run(&mut self, ops: &[&Op]) -> Vec<Result<(), MapError>> {
+        batch::run(self, ops)
+    }
+
+    fn calls(&self) -> u64 {
+        batch::calls(self)
+    }
 }
 
 fn put_backend<A: Addr>(map: &mut Indexed<Backend<A>>, id: BackendId, row: &BackendRow) -> Result<(), MapError>
 where
     Backend<A>: Pod,
 {
-    let refused = MapError { map: map.name, op: "put", source: io::Error::from_raw_os_error(libc::EAFNOSUPPORT) };
-    let value = Backend {
-        addr: A::from_ip(row.addr.ip()).ok_or(refused)?,
-        port: BePort::new(row.addr.port()),
-        protocol: row.protocol as u8,
-        flags: row.flags,
-        service: row.service,
-        generation: row.generation,
-    };
-    map.put(id.number, value)
+    map.put(id.number, map.value(row)?)
+}
+
+impl<A: Addr> Indexed<Backend<A>>
+where
+    Backend<A>: Pod,
+{
+    fn value(&self, row: &BackendRow) -> Result<Backend<A>, MapError> {
+        let refused =
+            || MapError { map: self.name, op: "put", source: io::Error::from_raw_os_error(libc::EAFNOSUPPORT) };
+        Ok(Backend {
+            addr: A::from_ip(row.addr.ip()).ok_or_else(refused)?,
+            port: BePort::new(row.addr.port()),
+            protocol: row.protocol as u8,
+            flags: row.flags,
+            service: row.service,
+            generation: row.generation,
+        })
+    }
 }
 
 fn read_frontends<A: Addr>(
@@ -264,7 +314,7 @@ fn read_backends<A: Addr>(family: IpFamily, map: &Indexed<Backend<A>>, snapshot:
 where
     Backend<A>: Pod,
 {
-    for (number, backend) in (0_u32..).zip(map.read()?) {
+    for (number, backend) in (0_u32..).zip(map.read(map.entries)?) {
         let id = BackendId { family, number };
         if backend.generation == 0 {
             continue;
@@ -290,15 +340,25 @@ where
 
 impl<K: Pod, V: Pod> Hash<K, V> {
     fn open(dir: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
-        Ok(Self { name: spec.name, map: super::typed(pinned::open(dir, spec, access)?, spec)? })
+        Ok(Self { name: spec.name, map: pinned::open(dir, spec, access)?, calls: 0, entries: PhantomData })
     }
 
     fn read(&self) -> Result<Vec<(K, V)>, MapError> {
-        self.map.iter().collect::<Result<_, _>>().map_err(|source| MapError::new(self.name, "read", source))
+        let mut entries = Vec::new();
+        let mut position = None;
+        loop {
+            let read = syscall::read_hash(&self.map, &mut position, READ_AT_ONCE);
+            entries.extend(read.map_err(|source| MapError { map: self.name, op: "read", source })?);
+            if position.is_none() {
+                return Ok(entries);
+            }
+        }
     }
 
     fn put(&mut self, key: K, value: V) -> Result<(), MapError> {
-        self.map.insert(key, value, 0).map_err(|source| MapError::new(self.name, "put", source))
+        self.calls += 1;
+        let written = syscall::write_all(&self.map, &[key], &[value]);
+        written.map_err(|(_, source)| MapError { map: self.name, op: "put", source })
     }
 
     /// The error of a value that this map cannot hold.
@@ -313,10 +373,19 @@ impl<K: Pod, V: Pod> Hash<K, V> {
 
     /// Deletes the entry under `key`; one that is not there is deleted already.
     fn delete(&mut self, key: &K) -> Result<(), MapError> {
-        match self.map.remove(key).map_err(|source| MapError::new(self.name, "delete", source)) {
-            Err(error) if error.is_missing() => Ok(()),
-            result => result,
+        self.calls += 1;
+        match syscall::delete_all(&self.map, std::slice::from_ref(key)) {
+            Err((_, source)) if source.kind() != io::ErrorKind::NotFound => {
+                Err(MapError { map: self.name, op: "delete", source })
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+impl Hash<u32, ServiceName> {
+    fn value(&self, name: &str) -> Result<ServiceName, MapError> {
+        ServiceName::new(name).ok_or_else(|| self.refused(libc::ENAMETOOLONG))
     }
 }
 
@@ -338,17 +407,18 @@ impl<V: Pod> Indexed<V> {
     fn open(dir: &Path, spec: &MapSpec, access: Access) -> Result<Self, PinnedError> {
         let map = pinned::open(dir, spec, access)?;
         let entries = map.info().map_or(spec.entries, |about| about.max_entries());
-        Ok(Self { name: spec.name, entries, map: Map::Array(map), values: PhantomData })
+        Ok(Self { name: spec.name, entries, map, calls: 0, values: PhantomData })
     }
 
-    fn read(&self) -> Result<Vec<V>, MapError> {
-        let Map::Array(data) = &self.map else { return Ok(Vec::new()) };
-        syscall::read_array(data, self.entries).map_err(|source| MapError { map: self.name, op: "read", source })
+    /// The first `count` elements.
+    fn read(&self, count: u32) -> Result<Vec<V>, MapError> {
+        let read = syscall::read_array(&self.map, count.min(self.entries));
+        read.map_err(|source| MapError { map: self.name, op: "read", source })
     }
 
     fn put(&mut self, index: u32, value: V) -> Result<(), MapError> {
-        Array::try_from(&mut self.map)
-            .and_then(|mut array: Array<_, V>| array.set(index, value, 0))
-            .map_err(|source| MapError::new(self.name, "put", source))
+        self.calls += 1;
+        let written = syscall::write_all(&self.map, &[index], &[value]);
+        written.map_err(|(_, source)| MapError { map: self.name, op: "put", source })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
-use dataplane_common::Frontend;
+use dataplane_common::{Device, Frontend};
 use ipnetwork::IpNetwork;
 
 use super::{MapError, Maps, Snapshot};
@@ -101,6 +101,14 @@ impl Maps for MemoryMaps {
 
     fn delete_cidr(&mut self, range: IpNetwork) -> Result<(), MapError> {
         self.run("cidrs", Op::DeleteCidr(range))
+    }
+
+    fn put_device(&mut self, index: u32, device: Device) -> Result<(), MapError> {
+        self.run("devices", Op::PutDevice(index, device))
+    }
+
+    fn delete_device(&mut self, index: u32) -> Result<(), MapError> {
+        self.run("devices", Op::DeleteDevice(index))
     }
 
     fn put_source_range(&mut self, range: ClientRange) -> Result<(), MapError> {

@@ -7,8 +7,8 @@ use std::{
 
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use dataplane_common::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, ServiceName,
-    SocketKey, SocketOrigin, SourceRange,
+    Affinity, AffinityKey, Backend, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    ServiceName, SocketKey, SocketOrigin, SourceRange,
     map::{self, MapSpec},
 };
 
@@ -131,6 +131,7 @@ pub fn layout(spec: &MapSpec) -> Option<Layout> {
         "affinity6" => sized::<AffinityKey<A6>, Affinity>(LruHash),
         "fragments4" => sized::<FragmentKey<A4>, FragmentPorts>(LruHash),
         "fragments6" => sized::<FragmentKey<A6>, FragmentPorts>(LruHash),
+        "devices" => sized::<u32, Device>(Hash),
         "drops" | "map_ops" => sized::<u32, u64>(PerCpuArray),
         _ => return None,
     };

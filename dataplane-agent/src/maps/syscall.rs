@@ -1,4 +1,4 @@
-//! The uses of `bpf(2)` that aya lacks: opening a pin read-only and reading many elements at once.
+//! The uses of `bpf(2)` that aya lacks: opening a pin read-only, and reading, writing and deleting many elements at once.
 
 use std::{
     ffi::CString,
@@ -110,6 +110,34 @@ pub(super) fn read_hash<K: Pod, V: Pod>(
         *position = (!is_last).then_some(next);
         return Ok(keys.into_iter().zip(values).collect());
     }
+}
+
+/// Writes `values` under `keys`; at an error, also how many were written before the one that it is about.
+///
+/// Hash maps and arrays have answered `BPF_MAP_UPDATE_BATCH` since 5.6 (commit aa2e93b8e58e).
+pub(super) fn write_all<K: Pod, V: Pod>(map: &MapData, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
+    let count = keys.len().min(values.len());
+    batch(bpf_cmd::BPF_MAP_UPDATE_BATCH, map, keys.as_ptr() as u64, values.as_ptr() as u64, count)
+}
+
+/// Deletes what is under `keys`; at an error, which a missing entry is too, as [`write_all`].
+pub(super) fn delete_all<K: Pod>(map: &MapData, keys: &[K]) -> Result<(), (usize, io::Error)> {
+    batch(bpf_cmd::BPF_MAP_DELETE_BATCH, map, keys.as_ptr() as u64, 0, keys.len())
+}
+
+fn batch(command: bpf_cmd, map: &MapData, keys: u64, values: u64, count: usize) -> Result<(), (usize, io::Error)> {
+    use std::os::fd::AsFd as _;
+    let mut attr = empty_attr();
+    attr.batch.keys = keys;
+    attr.batch.values = values;
+    attr.batch.count = u32::try_from(count).map_err(|error| (0, io::Error::other(error)))?;
+    attr.batch.map_fd = map.fd().as_fd().as_raw_fd() as u32;
+    bpf(command, &mut attr).map(|_| ()).map_err(|error| {
+        // SAFETY: `batch` is the member this call was made with; it holds integers only.
+        let done = unsafe { attr.batch.count } as usize;
+        // A call that is refused as a whole leaves the count as it was.
+        (if done < count { done } else { 0 }, error)
+    })
 }
 
 fn empty_attr() -> bpf_attr {

@@ -22,6 +22,7 @@ const SERVICE_BITS: u32 = u32::BITS;
 pub(super) struct Trie<K: Pod> {
     name: &'static str,
     map: LpmTrie<MapData, K, u32>,
+    calls: u64,
 }
 
 impl<K: Pod> Trie<K> {
@@ -29,7 +30,7 @@ impl<K: Pod> Trie<K> {
         let map = Map::LpmTrie(pinned::open(dir, spec, access)?);
         let map = LpmTrie::try_from(map)
             .map_err(|error| PinnedError::Open { path: spec.name.into(), source: into_io(error) })?;
-        Ok(Self { name: spec.name, map })
+        Ok(Self { name: spec.name, map, calls: 0 })
     }
 
     fn read(&self) -> Result<Vec<(u32, K, u32)>, MapError> {
@@ -37,12 +38,19 @@ impl<K: Pod> Trie<K> {
         entries.collect::<Result<_, _>>().map_err(|source| MapError::new(self.name, "read", source))
     }
 
+    /// System calls so far that were to change the map.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
+    }
+
     fn put(&mut self, key: &Key<K>, value: u32) -> Result<(), MapError> {
+        self.calls += 1;
         self.map.insert(key, value, 0).map_err(|source| MapError::new(self.name, "put", source))
     }
 
     /// Deletes the entry under `key`; one that is not there is deleted already.
     fn delete(&mut self, key: &Key<K>) -> Result<(), MapError> {
+        self.calls += 1;
         match self.map.remove(key).map_err(|source| MapError::new(self.name, "delete", source)) {
             Err(error) if error.is_missing() => Ok(()),
             result => result,

@@ -20,7 +20,7 @@ pub struct Cluster {
     services: BTreeMap<ObjectName, Service>,
     slices: BTreeMap<ObjectName, EndpointSlice>,
     /// Names of the slices of a service, so that finding them does not mean looking at all.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    slices_of: BTreeMap<ObjectName, Vec<ObjectName>>,
     nodes: BTreeMap<String, Node>,
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
     settings: Settings,
@@ -39,8 +39,9 @@ pub struct Dirty {
 
 impl Dirty {
     /// Adds what `other` says.
-    pub fn merge(&mut self, mut other: Self) {
-        self.services.append(&mut other.services);
+    pub fn merge(&mut self, other: Self) {
+        // Not `append`, which builds the whole set anew: thousands of changes of one service each are merged at the start.
+        self.services.extend(other.services);
         self.addresses |= other.addresses;
     }
 
@@ -94,13 +95,17 @@ impl Cluster {
             && old_owner != new_owner
             && let Some(names) = self.slices_of.get_mut(owner)
         {
-            names.remove(&name);
+            names.retain(|other| *other != name);
             if names.is_empty() {
                 self.slices_of.remove(owner);
             }
         }
         if let Some(owner) = &new_owner {
-            self.slices_of.entry(owner.clone()).or_default().insert(name);
+            let names = self.slices_of.entry(owner.clone()).or_default();
+            if let Err(place) = names.binary_search(&name) {
+                names.reserve_exact(1);
+                names.insert(place, name);
+            }
         }
         Dirty { services: old_owner.into_iter().chain(new_owner).collect(), addresses: false }
     }

@@ -1,13 +1,19 @@
 //! Endpoints as EndpointSlices describe them.
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    num::NonZeroU16,
+    time::SystemTime,
+};
 
 use dataplane_common::Protocol;
 
 use super::ObjectName;
 
 /// One EndpointSlice of addressType IPv4 or IPv6.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSlice {
     /// The Service it belongs to (label `kubernetes.io/service-name`).
     pub service: ObjectName,
@@ -34,8 +40,12 @@ impl PartialEq for Triggered {
 
 impl Eq for Triggered {}
 
+impl Hash for Triggered {
+    fn hash<H: Hasher>(&self, _state: &mut H) {}
+}
+
 /// A port of an [`EndpointSlice`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     /// Matches a service port's name; empty for nil.
     pub name: String,
@@ -46,7 +56,7 @@ pub struct EndpointPort {
 }
 
 /// One address that answers for a Service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The address.
     pub addr: IpAddr,

@@ -5,8 +5,10 @@ use std::{
     net::IpAddr,
 };
 
+use super::device::Passage;
+
 /// A Node object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Node {
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
@@ -27,4 +29,6 @@ pub struct LocalAddresses {
     pub loopback: BTreeSet<IpAddr>,
     /// Per external interface index, the addresses that SNAT uses there: one per family.
     pub snat: BTreeMap<u32, Vec<IpAddr>>,
+    /// Interfaces that packets may pass between without the host's stack, by their index.
+    pub passages: BTreeMap<u32, Passage>,
 }

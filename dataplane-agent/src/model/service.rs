@@ -42,7 +42,7 @@ impl FromStr for ServicePortName {
 pub struct NotAServicePortName;
 
 /// A Service that this node translates.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
     /// `spec.clusterIPs`, both families.
     pub cluster_ips: Vec<IpAddr>,
@@ -65,7 +65,7 @@ pub struct Service {
 }
 
 /// One port of a [`Service`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Empty when the Service has a single port without a name.
     pub name: String,

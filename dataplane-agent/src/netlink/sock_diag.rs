@@ -1,18 +1,17 @@
-//! Sockets of a network namespace: listing the connected UDP ones, and destroying one.
+//! Sockets of a network namespace: their cookies, the connected UDP ones, and destroying one.
 //!
 //! Two fixed structures of `linux/inet_diag.h` are all it takes; they are written and read byte by byte.
 
 use std::{
+    collections::HashSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::split;
+use super::exchange::{Exchange, field};
 
-/// Bytes of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// Bytes of `struct inet_diag_sockid`.
 const SOCKET_ID: usize = 48;
 /// Where `struct inet_diag_req_v2` has its socket id, after family, protocol, extensions, padding and states.
@@ -24,6 +23,8 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// A connected UDP socket is in the state that TCP calls established.
 const ESTABLISHED: u32 = 1 << 1;
+/// Every state but TIME_WAIT, LISTEN and NEW_SYN_RECV, which no process has asked for by `connect(2)` or has left behind.
+const IN_USE: u32 = !(1 << 6 | 1 << 10 | 1 << 12);
 
 /// A connected UDP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,17 +41,13 @@ pub struct UdpSocket {
 /// A socket for requests about sockets, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct SockDiag {
-    socket: Socket,
-    sequence: u32,
+    exchange: Exchange,
 }
 
 impl SockDiag {
     /// Opens a socket.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&NetlinkAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { exchange: Exchange::open(NETLINK_SOCK_DIAG)? })
     }
 
     /// Every connected UDP socket of the families IPv4 and IPv6; IPv6 sockets may have an IPv4 peer.
@@ -58,58 +55,51 @@ impl SockDiag {
         let mut sockets = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             let family = family as u8;
-            let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-            self.request(SOCK_DIAG_BY_FAMILY, flags, family, &[0; SOCKET_ID], |answer| sockets.extend(parse(answer)))?;
+            let about = (libc::IPPROTO_UDP, ESTABLISHED);
+            self.request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family, about, &[0; SOCKET_ID], |answer| {
+                sockets.extend(parse(answer))
+            })?;
         }
         Ok(sockets)
+    }
+
+    /// The cookies of all TCP and UDP sockets that are bound to a port or connected, and do not listen.
+    pub fn cookies(&mut self) -> io::Result<HashSet<u64>> {
+        let mut cookies = HashSet::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+                let about = (protocol, IN_USE);
+                self.request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family as u8, about, &[0; SOCKET_ID], |answer| {
+                    cookies.extend(field::<SOCKET_ID>(answer, ANSWER_ID).as_ref().and_then(cookie));
+                })?;
+            }
+        }
+        Ok(cookies)
     }
 
     /// Destroys a socket: its owner's next operation fails, and it is no longer connected.
     ///
     /// `ENOENT` means that it is gone already, `EOPNOTSUPP` that the kernel was built without `CONFIG_INET_DIAG_DESTROY`.
     pub fn destroy(&mut self, socket: &UdpSocket) -> io::Result<()> {
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-        self.request(SOCK_DESTROY, flags, socket.family, &socket.id, |_| {})
+        let about = (libc::IPPROTO_UDP, ESTABLISHED);
+        self.request(SOCK_DESTROY, libc::NLM_F_ACK, socket.family, about, &socket.id, |_| {})
     }
 
+    /// Asks about sockets of a protocol in certain states.
     fn request(
         &mut self,
         kind: u16,
-        flags: u16,
+        flags: i32,
         family: u8,
+        (protocol, states): (i32, u32),
         id: &[u8; SOCKET_ID],
-        mut answer: impl FnMut(&[u8]),
+        answer: impl FnMut(&[u8]),
     ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let length = HEADER + REQUEST_ID + SOCKET_ID;
-        let mut message = Vec::with_capacity(length);
-        message.extend((length as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend(0_u32.to_ne_bytes());
-        message.extend([family, libc::IPPROTO_UDP as u8, 0, 0]);
-        message.extend(ESTABLISHED.to_ne_bytes());
-        message.extend(id);
-        self.socket.send(&message, 0)?;
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            for message in split(&datagram) {
-                let (Some(kind), Some(sequence)) = (field::<2>(message, 4), field::<4>(message, 8)) else { continue };
-                if u32::from_ne_bytes(sequence) != self.sequence {
-                    continue;
-                }
-                match i32::from(u16::from_ne_bytes(kind)) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => {
-                        // Zero acknowledges; otherwise a negative errno.
-                        let code = field::<4>(message, HEADER).map_or(-libc::EIO, i32::from_ne_bytes);
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    }
-                    _ => answer(message.get(HEADER..).unwrap_or_default()),
-                }
-            }
-        }
+        let mut payload = Vec::with_capacity(REQUEST_ID + SOCKET_ID);
+        payload.extend([family, protocol as u8, 0, 0]);
+        payload.extend(states.to_ne_bytes());
+        payload.extend(id);
+        self.exchange.request(kind, flags, &payload, answer)
     }
 }
 
@@ -124,14 +114,13 @@ fn parse(answer: &[u8]) -> Option<UdpSocket> {
         libc::AF_INET6 => IpAddr::from(Ipv6Addr::from(field::<16>(&id, 20)?)).to_canonical(),
         _ => return None,
     };
-    // Two words, the low one first.
-    let (low, high) = (u32::from_ne_bytes(field(&id, 40)?), u32::from_ne_bytes(field(&id, 44)?));
-    let cookie = u64::from(high) << 32 | u64::from(low);
-    Some(UdpSocket { peer: SocketAddr::new(addr, port), cookie, family, id })
+    Some(UdpSocket { peer: SocketAddr::new(addr, port), cookie: cookie(&id)?, family, id })
 }
 
-fn field<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
-    bytes.get(offset..)?.first_chunk::<N>().copied()
+/// The cookie in a `struct inet_diag_sockid`: two words, the low one first.
+fn cookie(id: &[u8; SOCKET_ID]) -> Option<u64> {
+    let (low, high) = (u32::from_ne_bytes(field(id, 40)?), u32::from_ne_bytes(field(id, 44)?));
+    Some(u64::from(high) << 32 | u64::from(low))
 }
 
 #[cfg(test)]

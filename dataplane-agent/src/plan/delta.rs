@@ -18,6 +18,8 @@ pub fn between(actual: &Tables, desired: &Tables) -> Vec<Op> {
     ops.extend(changed.map(|(key, addr)| Op::PutSnatAddr(*key, *addr)));
     let changed = self::changed(&actual.cidrs, &desired.cidrs);
     ops.extend(changed.map(|(range, bits)| Op::PutCidr(*range, *bits)));
+    let changed = self::changed(&actual.devices, &desired.devices);
+    ops.extend(changed.map(|(index, device)| Op::PutDevice(*index, *device)));
     ops.extend(desired.source_ranges.difference(&actual.source_ranges).map(|range| Op::PutSourceRange(*range)));
     let changed = self::changed(&actual.backends, &desired.backends);
     ops.extend(changed.map(|(id, row)| Op::PutBackend(*id, *row)));
@@ -31,6 +33,7 @@ pub fn between(actual: &Tables, desired: &Tables) -> Vec<Op> {
     ops.extend(gone(&actual.local_addrs, &desired.local_addrs).map(|(addr, _)| Op::DeleteLocalAddr(*addr)));
     ops.extend(gone(&actual.snat_addrs, &desired.snat_addrs).map(|(key, _)| Op::DeleteSnatAddr(*key)));
     ops.extend(gone(&actual.cidrs, &desired.cidrs).map(|(range, _)| Op::DeleteCidr(*range)));
+    ops.extend(gone(&actual.devices, &desired.devices).map(|(index, _)| Op::DeleteDevice(*index)));
     ops.extend(actual.source_ranges.difference(&desired.source_ranges).map(|range| Op::DeleteSourceRange(*range)));
     ops.extend(gone(&actual.service_names, &desired.service_names).map(|(id, _)| Op::DeleteServiceName(*id)));
     ops

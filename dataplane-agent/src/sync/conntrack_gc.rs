@@ -1,4 +1,4 @@
-//! Removes flows that are over, forgotten clients and old fragments, and watches how full their maps are.
+//! Removes flows that are over, forgotten clients, old fragments and notes about sockets that are gone, and watches how full their maps are.
 //!
 //! The programs meet an entry only with a packet, so what falls silent stays until somebody looks. Looking is cheap but not
 //! free: a pass goes through the maps in small steps with pauses between them, a few thousand entries each, and the next
@@ -14,7 +14,7 @@ use tokio::{
     task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::Observer;
 use crate::{
@@ -108,10 +108,7 @@ pub async fn run(
         if removed > 0 {
             debug!(removed, elapsed = ?begun.elapsed(), "entries that were over");
         }
-        usage.send_if_modified(|known| {
-            report(known, &found);
-            std::mem::replace(known, found.clone()) != found
-        });
+        usage.send_if_modified(|known| std::mem::replace(known, found.clone()) != found);
         is_urgent = tokio::select! {
             () = sleep_until(begun + pace.pass) => false,
             () = alarm.0.notified() => {
@@ -152,22 +149,11 @@ async fn pass(
     }
 }
 
-/// Logs when a map becomes nearly full, and when it no longer is.
-fn report(before: &BTreeMap<String, Usage>, after: &BTreeMap<String, Usage>) {
-    for (map, usage) in after {
-        let was_high = before.get(map).is_some_and(Usage::is_high);
-        let Usage { used, capacity } = usage;
-        match (was_high, usage.is_high()) {
-            (false, true) => warn!(
-                map,
-                used,
-                capacity,
-                "nearly full: the entries used longest ago will make room for new ones; --map-size {map}=N gives it more"
-            ),
-            (true, false) => info!(map, used, capacity, "no longer nearly full"),
-            _ => {}
-        }
-    }
+/// The maps that have become nearly full, and those that no longer are.
+pub fn turns<'u>(before: &BTreeMap<String, Usage>, after: &'u BTreeMap<String, Usage>) -> Vec<(&'u str, Usage, bool)> {
+    let was_high = |map: &String| before.get(map).is_some_and(Usage::is_high);
+    let turned = after.iter().filter(|(map, usage)| usage.is_high() != was_high(map));
+    turned.map(|(map, usage)| (map.as_str(), *usage, usage.is_high())).collect()
 }
 
 /// The present tick of the programs' clock.

@@ -1,6 +1,6 @@
 //! The loop without its loop: takes in changes, plans, and takes in what became of the plan. No I/O and no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     installed::{Installed, Totals},
@@ -9,11 +9,14 @@ use super::{
 use crate::{
     maps::{Outcome, Snapshot},
     model::{
-        Change, Source,
+        Change, ObjectName, Source,
         cluster::{Cluster, Dirty},
     },
     tables::Tables,
 };
+
+/// Services that are planned together.
+const AT_ONCE: usize = 512;
 
 /// What is wanted, what is installed, and what has to be looked at.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Core {
     cluster: Cluster,
     installed: Installed,
     dirty: Dirty,
+    /// Services that leave a frontend, which are planned when everything else has been.
+    put_off: BTreeSet<ObjectName>,
     /// Whether what was installed before the start has been compared with the complete picture of the cluster.
     compared: bool,
 }
@@ -32,6 +37,7 @@ impl Core {
             cluster: Cluster::new(node_name),
             installed: Installed::new(snapshot),
             dirty: Dirty::default(),
+            put_off: BTreeSet::new(),
             compared: false,
         }
     }
@@ -59,12 +65,12 @@ impl Core {
     /// Whether there is work and all sources have delivered: until then nothing is planned, since an endpoint that has
     /// not arrived yet looks like one that is gone.
     pub fn has_work(&self) -> bool {
-        self.compared && !self.dirty.is_empty()
+        self.compared && !(self.dirty.is_empty() && self.put_off.is_empty())
     }
 
     /// Whether everything that has arrived has been planned, after all sources have delivered.
     pub fn is_settled(&self) -> bool {
-        self.compared && self.dirty.is_empty()
+        self.compared && self.dirty.is_empty() && self.put_off.is_empty()
     }
 
     /// The cluster as it is known.
@@ -72,10 +78,18 @@ impl Core {
         &self.cluster
     }
 
-    /// Plans all that is dirty.
+    /// Plans what is dirty; of a large change a part, so that what the plan needs does not grow with the cluster. There is work
+    /// left then.
     pub fn plan(&mut self) -> Round {
-        let dirty = std::mem::take(&mut self.dirty);
-        self.installed.plan(&self.cluster, &dirty)
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if let Some(first) = dirty.services.iter().nth(AT_ONCE).cloned() {
+            self.dirty.services = dirty.services.split_off(&first);
+        } else {
+            dirty.services.append(&mut self.put_off);
+        }
+        let (round, put_off) = self.installed.plan(&self.cluster, &dirty, !self.dirty.is_empty());
+        self.put_off.extend(put_off);
+        round
     }
 
     /// Takes in what became of the last plan.

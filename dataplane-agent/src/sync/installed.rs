@@ -1,9 +1,12 @@
 //! What is installed, service by service: plans the way to what is wanted, and takes in how that went.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    claims::{Claims, Conflict},
+    claims::{Claim, Claims, Conflict},
     round::{Group, Report, Round, Unit, union},
 };
 use crate::{
@@ -17,6 +20,7 @@ use crate::{
     tables::{
         self, FrontendAddr, Tables, counted_ranges,
         layout::Port,
+        packed::Packed,
         pools::{NoRoom, Pools},
         service::WantedPort,
         slots::{Block, SlotPool},
@@ -26,7 +30,7 @@ use crate::{
 /// What the maps hold, who owns which part of it, and what is left to hand out.
 #[derive(Clone, Debug)]
 pub struct Installed {
-    services: BTreeMap<ObjectName, BTreeMap<String, Port>>,
+    services: BTreeMap<ObjectName, Ports>,
     addresses: Tables,
     /// Whose rows an installed frontend is among.
     owners: BTreeMap<FrontendAddr, ObjectName>,
@@ -34,6 +38,9 @@ pub struct Installed {
     claims: Claims,
     totals: Totals,
 }
+
+/// The ports of one service by name, boxed since the tree has room for more than the one that most have.
+type Ports = BTreeMap<String, Box<Port>>;
 
 /// Counts of installed rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +68,7 @@ impl Installed {
                 local_addrs: tables.local_addrs,
                 snat_addrs: tables.snat_addrs,
                 cidrs: tables.cidrs,
+                devices: tables.devices,
                 ..Tables::default()
             },
             owners: BTreeMap::new(),
@@ -73,7 +81,7 @@ impl Installed {
                 .filter(|name| !this.has_port(name))
                 .unwrap_or_else(|| ServicePortName { service: ObjectName::new("", ""), port: id.to_string() });
             let adopted = this.adopt(id, rows);
-            this.services.entry(service).or_default().insert(port, adopted);
+            this.services.entry(service).or_default().insert(port, Box::new(adopted));
         }
         let names: Vec<_> = this.services.keys().cloned().collect();
         names.iter().for_each(|name| this.count_in(name));
@@ -94,7 +102,7 @@ impl Installed {
         // A range that cannot be reserved is damaged or overlaps another: its set gets a new one.
         blocks.retain(|_, block| self.pools.slots.reserve(*block));
         let backend_ids = rows.backends.keys().copied().collect();
-        Port { id, rows, blocks, backend_ids }
+        Port { id, rows: rows.into(), blocks, backend_ids }
     }
 
     /// Names of the services that are installed, also of those that the cluster no longer has.
@@ -114,14 +122,19 @@ impl Installed {
 
     /// Everything that is installed, put together; for audits and tests, since its cost grows with the cluster.
     pub fn tables(&self) -> Tables {
-        let mut all = union(self.services.values().flat_map(BTreeMap::values).map(|port| &port.rows));
+        let mut all = union(self.services.values().flat_map(BTreeMap::values).map(|port| port.rows.tables()));
         all.extend(self.addresses.clone());
         all
     }
 
     /// Plans how what is `dirty` comes to be as `cluster` wants it. Each plan must be followed by [`Self::commit`].
-    pub fn plan(&mut self, cluster: &Cluster, dirty: &Dirty) -> Round {
+    ///
+    /// When there is `more` to come, services that leave a frontend are put off and returned: another one that has not been
+    /// looked at may want it, and between two rounds nobody would have it.
+    pub fn plan(&mut self, cluster: &Cluster, dirty: &Dirty, more: bool) -> (Round, BTreeSet<ObjectName>) {
         let mut wanted = BTreeMap::<ObjectName, Vec<WantedPort>>::new();
+        let mut put_off = BTreeSet::new();
+        let mut needed = BTreeSet::new();
         let mut queue: Vec<ObjectName> = dirty.services.iter().cloned().collect();
         while let Some(name) = queue.pop() {
             if wanted.contains_key(&name) {
@@ -130,10 +143,21 @@ impl Installed {
             let ports = cluster.service(&name).map_or_else(Vec::new, |service| {
                 tables::service::compile(&name, service, cluster.slices(&name), cluster.place())
             });
-            let claims = ports.iter().flat_map(|port| port.frontends.keys().map(|addr| (*addr, port.name.clone())));
-            let claims: BTreeSet<_> = claims.collect();
-            queue.extend(claims.iter().filter_map(|(addr, _)| self.owners.get(addr)).cloned());
-            queue.extend(self.claims.replace(&name, claims));
+            if more && !needed.contains(&name) && self.leaves_a_frontend(&name, &ports) {
+                put_off.insert(name);
+                continue;
+            }
+            put_off.remove(&name);
+            let claims: BTreeSet<Claim> = ports
+                .iter()
+                .map(|port| (port, Arc::new(port.name.clone())))
+                .flat_map(|(port, name)| port.frontends.keys().map(move |addr| (*addr, Arc::clone(&name))))
+                .collect();
+            let others: Vec<_> = claims.iter().filter_map(|(addr, _)| self.owners.get(addr)).cloned().collect();
+            for other in others.into_iter().chain(self.claims.replace(&name, &claims)) {
+                needed.insert(other.clone());
+                queue.push(other);
+            }
             wanted.insert(name, ports);
         }
         let mut groups = Vec::new();
@@ -152,20 +176,26 @@ impl Installed {
             let after = tables::node::compile(cluster);
             groups.push(Group { before: self.addresses.clone(), after, addresses: true, ..Group::default() });
         }
-        Round::new(groups, refused)
+        (Round::new(groups, refused), put_off)
+    }
+
+    fn leaves_a_frontend(&self, name: &ObjectName, wanted: &[WantedPort]) -> bool {
+        let installed = self.services.get(name).into_iter().flat_map(BTreeMap::values);
+        let mut frontends = installed.flat_map(|port| port.rows.frontends());
+        frontends.any(|(addr, _)| !wanted.iter().any(|port| port.frontends.contains_key(addr)))
     }
 
     /// The rows of one service as they are and as they should be.
     fn lay_out(&mut self, name: &ObjectName, wanted: &[WantedPort]) -> Result<Group, NoRoom> {
         let ports = self.services.entry(name.clone()).or_default();
-        let before = union(ports.values().map(|port| &port.rows));
+        let before = union(ports.values().map(|port| port.rows.tables()));
         let mut after: BTreeMap<_, _> = ports.keys().map(|port| (port.clone(), Tables::default())).collect();
         for port in wanted {
             let frontends = port.frontends.iter().filter(|(addr, _)| self.claims.wins(addr, &port.name));
             let frontends = frontends.map(|(addr, frontend)| (*addr, *frontend)).collect();
             let installed = ports
                 .entry(port.name.port.clone())
-                .or_insert_with(|| Port { id: self.pools.services.allocate(), ..Port::default() });
+                .or_insert_with(|| Box::new(Port { id: self.pools.services.allocate(), ..Port::default() }));
             let rows = installed.lay_out(port, &frontends, &mut self.pools)?;
             after.insert(port.name.port.clone(), rows);
         }
@@ -175,8 +205,8 @@ impl Installed {
     /// The group of a service that stays as it is, except for frontends that another one may now have.
     fn unchanged(&self, name: ObjectName) -> Group {
         let ports = self.services.get(&name).into_iter().flatten();
-        let mut rows: BTreeMap<_, _> = ports.map(|(port, installed)| (port.clone(), installed.rows.clone())).collect();
-        let before = union(rows.values());
+        let mut rows: BTreeMap<_, _> = ports.map(|(port, installed)| (port.clone(), installed.rows.tables())).collect();
+        let before = union(rows.values().cloned());
         for (port, rows) in &mut rows {
             let port = ServicePortName { service: name.clone(), port: port.clone() };
             rows.frontends.retain(|addr, _| self.claims.wins(addr, &port));
@@ -231,7 +261,7 @@ impl Installed {
             let Some(ports) = self.services.get_mut(&name) else { continue };
             for (port_name, port) in &mut *ports {
                 let rows = if complete { after.remove(port_name) } else { parts.remove(&port.id) };
-                port.rows = rows.unwrap_or_default();
+                port.rows = rows.unwrap_or_default().into();
                 port.trim(&mut self.pools);
             }
             ports.retain(|_, port| !port.rows.is_empty());
@@ -244,7 +274,7 @@ impl Installed {
 
     fn count_in(&mut self, name: &ObjectName) {
         for port in self.services.get(name).into_iter().flat_map(BTreeMap::values) {
-            self.owners.extend(port.rows.frontends.keys().map(|addr| (*addr, name.clone())));
+            self.owners.extend(port.rows.frontends().map(|(addr, _)| (*addr, name.clone())));
         }
         let Totals { services, frontends, backends } = self.totals_of(name);
         self.totals.services += services;
@@ -254,7 +284,7 @@ impl Installed {
 
     fn count_out(&mut self, name: &ObjectName) {
         for port in self.services.get(name).into_iter().flat_map(BTreeMap::values) {
-            port.rows.frontends.keys().for_each(|addr| drop(self.owners.remove(addr)));
+            port.rows.frontends().for_each(|(addr, _)| drop(self.owners.remove(addr)));
         }
         let Totals { services, frontends, backends } = self.totals_of(name);
         self.totals.services -= services;
@@ -267,8 +297,8 @@ impl Installed {
         let rows = || ports.values().map(|port| &port.rows);
         Totals {
             services: usize::from(rows().any(|rows| !rows.is_empty())),
-            frontends: rows().map(|rows| rows.frontends.keys().filter(|addr| addr.is_served()).count()).sum(),
-            backends: rows().map(|rows| rows.backends.len()).sum(),
+            frontends: rows().map(|rows| rows.frontends().filter(|(addr, _)| addr.is_served()).count()).sum(),
+            backends: rows().map(Packed::backends).sum(),
         }
     }
 }

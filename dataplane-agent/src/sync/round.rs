@@ -74,7 +74,7 @@ impl Round {
 impl Group {
     /// The group of one service.
     pub(super) fn of_service(name: ObjectName, before: Tables, ports: BTreeMap<String, Tables>) -> Self {
-        let after = union(ports.values());
+        let after = union(ports.values().cloned());
         Self { before, after, addresses: false, services: BTreeMap::from([(name, ports)]) }
     }
 
@@ -100,9 +100,10 @@ impl Group {
 }
 
 /// The rows of several ports together.
-pub(super) fn union<'a>(parts: impl Iterator<Item = &'a Tables>) -> Tables {
-    parts.fold(Tables::default(), |mut all, part| {
-        all.extend(part.clone());
+pub(super) fn union(mut parts: impl Iterator<Item = Tables>) -> Tables {
+    let first = parts.next().unwrap_or_default();
+    parts.fold(first, |mut all, part| {
+        all.extend(part);
         all
     })
 }

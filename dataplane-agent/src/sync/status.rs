@@ -36,9 +36,12 @@ pub struct Status {
     pub last_change_millis: u64,
     /// Map operations that succeeded since the agent started.
     pub operations: u64,
+    /// System calls that these operations took.
+    #[serde(default)]
+    pub calls: u64,
     /// Map operations that failed since the agent started.
     pub failed_operations: u64,
-    /// Applications of changes since the agent started.
+    /// Applications of changes since the agent started; one that is done in parts counts once.
     pub rounds: u64,
     /// Services that are not installed as they should be, and why.
     pub errors: BTreeMap<String, String>,
@@ -94,16 +97,21 @@ impl Reporter {
         Self { status, current, file: options.status_file.clone(), write_at: None, last_write: None }
     }
 
-    /// Counts what a round did.
+    /// Counts what was done.
     pub(super) fn count(&mut self, outcome: &Outcome) {
         let done = outcome.done.iter().filter(|done| **done).count() as u64;
-        self.current.rounds += 1;
         self.current.operations += done;
+        self.current.calls += outcome.calls;
         self.current.failed_operations += outcome.failed.len() as u64;
         if done > 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.current.last_change_millis = u64::try_from(now.as_millis()).unwrap_or_default();
         }
+    }
+
+    /// Notes that everything that was to be done has been tried.
+    pub(super) fn count_round(&mut self) {
+        self.current.rounds += 1;
     }
 
     /// Notes how full the maps are that the programs write.

@@ -48,11 +48,20 @@ impl Agent {
         self.round()
     }
 
-    /// Plans and applies what is dirty, and checks that every single operation left the maps safe.
+    /// Does what there is to do, all parts of it.
     fn round(&mut self) -> Report {
-        if !self.core.has_work() {
-            return Report::default();
+        let mut all = Report::default();
+        while self.core.has_work() {
+            let part = self.part();
+            all.succeeded.extend(part.succeeded);
+            all.failed.extend(part.failed);
+            all.gone.extend(part.gone);
         }
+        all
+    }
+
+    /// Plans and applies what is planned together, and checks that every single operation left the maps safe.
+    fn part(&mut self) -> Report {
         let round = self.core.plan();
         let mut shadow = self.maps.rows.clone();
         // Each check looks at everything, so the thousands of steps that set up a large cluster are left out.

@@ -9,6 +9,7 @@ use dataplane_common::{Frontend, FrontendKind, SlotRange};
 
 use super::{
     BackendId, BackendRow, ClientRange, FrontendAddr, IpFamily, Tables, counted_ranges,
+    packed::Packed,
     pools::{NoRoom, Pools},
     service::{WantedFamily, WantedFrontend, WantedPort},
     slots::Block,
@@ -21,7 +22,7 @@ pub struct Port {
     /// Its id.
     pub id: u32,
     /// What the maps hold for it.
-    pub rows: Tables,
+    pub rows: Packed,
     /// Its runs of slots, by their first slot.
     pub blocks: BTreeMap<u32, Block>,
     /// Its backend ids.
@@ -38,6 +39,7 @@ impl Port {
         frontends: &BTreeMap<FrontendAddr, WantedFrontend>,
         pools: &mut Pools,
     ) -> Result<Tables, NoRoom> {
+        let rows = self.rows.tables();
         let mut desired = Tables::default();
         desired.service_names.insert(self.id, wanted.name.to_string());
         for (family, set) in &wanted.families {
@@ -57,11 +59,11 @@ impl Port {
                 .filter(|_| family_frontends.iter().any(|(_, frontend)| frontend.kind == FrontendKind::LoadBalancer));
             let clients = clients.into_iter().flatten().filter(|range| IpFamily::of(range.ip()) == *family);
             desired.source_ranges.extend(clients.map(|range| ClientRange { service: self.id, range: *range }));
-            let ids = self.lay_out_backends(wanted, *family, &set.backends, &mut desired, pools)?;
+            let ids = self.lay_out_backends(&rows, wanted, (*family, &set.backends), &mut desired, pools)?;
             let of = |policy| -> BTreeSet<BackendId> {
                 set.set(policy).iter().filter_map(|addr| ids.get(addr).copied()).collect()
             };
-            let ranges = self.lay_out_sets(&family_frontends, of, &mut desired, pools)?;
+            let ranges = self.lay_out_sets(&rows, &family_frontends, of, &mut desired, pools)?;
             for (addr, frontend) in family_frontends {
                 let range = |policy| ranges.get(&policy).copied().unwrap_or_default();
                 let row = Frontend {
@@ -92,7 +94,7 @@ impl Port {
     /// Returns to `pools` what the installed rows do not use.
     pub fn trim(&mut self, pools: &mut Pools) {
         let mut counted = BTreeMap::<u32, u32>::new();
-        for range in self.rows.frontends.values().flat_map(counted_ranges) {
+        for range in self.rows.frontends().flat_map(|(_, frontend)| counted_ranges(frontend)) {
             let count = counted.entry(range.first).or_default();
             *count = range.count.max(*count);
         }
@@ -108,7 +110,7 @@ impl Port {
             true
         });
         self.backend_ids.retain(|id| {
-            let used = self.rows.backends.contains_key(id);
+            let used = self.rows.has_backend(*id);
             if !used {
                 pools.backends(id.family).release(id.number);
             }
@@ -119,13 +121,13 @@ impl Port {
     /// Backends keep their ids as long as the service port has an endpoint with their address and protocol.
     fn lay_out_backends(
         &mut self,
+        rows: &Tables,
         wanted: &WantedPort,
-        family: IpFamily,
-        backends: &BTreeMap<SocketAddr, u8>,
+        (family, backends): (IpFamily, &BTreeMap<SocketAddr, u8>),
         desired: &mut Tables,
         pools: &mut Pools,
     ) -> Result<BTreeMap<SocketAddr, BackendId>, NoRoom> {
-        let installed = self.rows.backends.iter();
+        let installed = rows.backends.iter();
         let installed: BTreeMap<SocketAddr, (BackendId, u32)> = installed
             .filter(|(id, row)| id.family == family && row.protocol == wanted.protocol)
             .map(|(id, row)| (row.addr, (*id, row.generation)))
@@ -152,6 +154,7 @@ impl Port {
     /// Gives each set that a frontend uses its slots; two sets with the same content share them.
     fn lay_out_sets(
         &mut self,
+        rows: &Tables,
         frontends: &[(&FrontendAddr, &WantedFrontend)],
         set: impl Fn(TrafficPolicy) -> BTreeSet<BackendId>,
         desired: &mut Tables,
@@ -165,11 +168,11 @@ impl Port {
             let range = match placed.iter().find(|(other, _)| *other == ids) {
                 Some((_, range)) => *range,
                 None => {
-                    let home = self.installed_range(frontends, policy);
+                    let home = self.installed_range(rows, frontends, policy);
                     // What two sets shared stays with the first of them.
                     let home = home
                         .filter(|home| placed.iter().all(|(_, range)| range.count == 0 || range.first != home.first));
-                    self.place(home, &ids, desired, pools)?
+                    self.place(rows, home, &ids, desired, pools)?
                 }
             };
             placed.push((ids, range));
@@ -181,11 +184,12 @@ impl Port {
     /// The range that holds the set of `policy` now, according to the frontends that use it.
     fn installed_range(
         &self,
+        rows: &Tables,
         frontends: &[(&FrontendAddr, &WantedFrontend)],
         policy: TrafficPolicy,
     ) -> Option<SlotRange> {
         frontends.iter().find_map(|(addr, wanted)| {
-            let row = self.rows.frontends.get(addr)?;
+            let row = rows.frontends.get(addr)?;
             [(wanted.inside, row.inside), (wanted.outside, row.outside)]
                 .into_iter()
                 .find(|(of, range)| *of == policy && range.count > 0 && self.blocks.contains_key(&range.first))
@@ -196,6 +200,7 @@ impl Port {
     /// Puts the set `ids` where it is now when there is room, else into a new run.
     fn place(
         &mut self,
+        rows: &Tables,
         home: Option<SlotRange>,
         ids: &BTreeSet<BackendId>,
         desired: &mut Tables,
@@ -208,7 +213,7 @@ impl Port {
         let current: Vec<_> = home
             .into_iter()
             .flat_map(|range| range.first..range.first.saturating_add(range.count))
-            .map(|index| self.rows.slots.get(&index).copied())
+            .map(|index| rows.slots.get(&index).copied())
             .collect();
         let mut block = home.and_then(|range| self.blocks.get(&range.first).copied());
         while let Some(small) = block.filter(|block| block.capacity() < count) {

@@ -9,12 +9,12 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::warn;
+use tracing::{debug, info, warn};
 
-use self::classify::{Rules, interfaces, local_addresses};
+use self::classify::{HostBypass, Rules, interfaces, local_addresses, passages};
 use crate::{
     model::{device::Interface, node::LocalAddresses},
-    netlink::{Bell, Netlink},
+    netlink::{Bell, Netlink, netfilter::NetfilterRules},
 };
 
 /// A pod's interface comes with its addresses and routes: they are awaited for this long before looking.
@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(5);
 
 /// The least time between two looks, so that a storm of routes does not keep a core busy.
 const PAUSE: Duration = Duration::from_millis(40);
+
+/// Rules of netfilter come and go without a bell.
+const RECHECK: Duration = Duration::from_secs(10);
 
 /// What the interfaces are at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Devices {
     warned: BTreeSet<String>,
     /// When the last look was; none yet.
     looked: Option<Instant>,
+    /// What netfilter did at the last look.
+    netfilter: Option<NetfilterRules>,
 }
 
 impl Devices {
@@ -57,6 +62,7 @@ impl Devices {
             node_addresses,
             warned: BTreeSet::new(),
             looked: None,
+            netfilter: None,
         })
     }
 
@@ -69,6 +75,7 @@ impl Devices {
             tokio::select! {
                 rung = self.bell.rung() => rung?,
                 Ok(()) = self.node_addresses.changed() => {}
+                () = sleep_until(looked + RECHECK), if self.rules.host_bypass == HostBypass::Auto => {}
             }
             // Forgotten until the look is over: a future dropped while waiting looks at once the next time.
             self.looked = None;
@@ -92,6 +99,25 @@ impl Devices {
             );
         }
         self.warned = not_ethernet;
-        Ok(View { interfaces, addresses: local_addresses(&devices, &self.rules) })
+        let mut addresses = local_addresses(&devices, &self.rules);
+        let netfilter = self.netfilter_rules();
+        addresses.passages = passages(&devices, &self.rules, netfilter);
+        Ok(View { interfaces, addresses })
+    }
+
+    /// Whether rules of netfilter see what the stack forwards; whoever cannot tell assumes so.
+    fn netfilter_rules(&mut self) -> NetfilterRules {
+        if self.rules.host_bypass != HostBypass::Auto {
+            return NetfilterRules::default();
+        }
+        let rules = NetfilterRules::read().unwrap_or_else(|error| {
+            debug!(%error, "the rules of netfilter cannot be read: packets go through the stack");
+            NetfilterRules { before: true, after: true }
+        });
+        if self.netfilter != Some(rules) {
+            self.netfilter = Some(rules);
+            info!("host bypass: {}", rules.meaning());
+        }
+        rules
     }
 }

@@ -17,7 +17,7 @@ use crate::model::{
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// When the change happened that the slice tells of.
-const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(super) const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Reads an EndpointSlice: no value when it belongs to no Service, is of another address type, or is another proxy's.
 #[must_use]
@@ -64,7 +64,13 @@ fn read(slice: &discovery::EndpointSlice, service: Option<&String>, faults: &mut
     // Whoever writes slices need not keep the order; sorted, a mere reordering is no change.
     endpoints.sort_unstable();
     endpoints.dedup();
-    Some(EndpointSlice { service: ObjectName::new(namespace, service), ports, endpoints, triggered: triggered(slice) })
+    endpoints.shrink_to_fit();
+    Some(EndpointSlice {
+        service: ObjectName::new(namespace, service.as_str()),
+        ports,
+        endpoints,
+        triggered: triggered(slice),
+    })
 }
 
 /// An annotation that cannot be read costs a measurement, nothing else.

@@ -93,8 +93,8 @@ impl Recorder {
             About::Service(name) => ObjectReference {
                 api_version,
                 kind: Some("Service".into()),
-                namespace: Some(name.namespace.clone()),
-                name: Some(name.name.clone()),
+                namespace: Some(name.namespace.to_string()),
+                name: Some(name.name.to_string()),
                 ..ObjectReference::default()
             },
         }

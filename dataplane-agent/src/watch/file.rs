@@ -13,7 +13,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::{info, warn};
 
-pub use self::folder::{FileProblem, Problem, check, has_service_cidrs};
+pub use self::folder::{FileProblem, Problem, check};
 use self::{folder::Folder, notice::Notice};
 use super::Sender;
 use crate::model::{Change, Source};

@@ -1,6 +1,9 @@
 //! The kinds of Kubernetes objects that sources deliver, and what each becomes in the model.
 
-use std::fmt::{Debug, Display};
+use std::{
+    fmt::{Debug, Display},
+    hash::Hash,
+};
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
@@ -8,7 +11,11 @@ use k8s_openapi::{
 };
 
 use super::{
-    Converted, endpoint_slice::from_endpoint_slice, node::from_node, service::from_service,
+    Converted,
+    endpoint_slice::from_endpoint_slice,
+    node::from_node,
+    received::{ServiceShape, SliceShape},
+    service::from_service,
     service_cidr::from_service_cidr,
 };
 use crate::model::{self, Change, ObjectName, Source};
@@ -17,10 +24,12 @@ use crate::model::{self, Change, ObjectName, Source};
 pub trait Kind: Send + 'static {
     /// The object as Kubernetes writes it.
     type Object: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + Debug + Send + Sync + 'static;
+    /// What is read of an object that the API server sends.
+    type Shape: Into<Self::Object> + serde::de::DeserializeOwned;
     /// What tells objects of the kind apart.
     type Name: Ord + Clone + Debug + Display + Send + Sync;
     /// What the model makes of an object.
-    type Value: Clone + PartialEq + Debug + Send;
+    type Value: Clone + Hash + Debug + Send;
 
     /// The kind's name, for people.
     const NAME: &'static str;
@@ -45,6 +54,7 @@ pub struct Services;
 
 impl Kind for Services {
     type Object = core::Service;
+    type Shape = ServiceShape;
     type Name = ObjectName;
     type Value = model::service::Service;
 
@@ -70,6 +80,7 @@ pub struct EndpointSlices;
 
 impl Kind for EndpointSlices {
     type Object = discovery::EndpointSlice;
+    type Shape = SliceShape;
     type Name = ObjectName;
     type Value = model::endpoint::EndpointSlice;
 
@@ -95,6 +106,7 @@ pub struct Nodes;
 
 impl Kind for Nodes {
     type Object = core::Node;
+    type Shape = core::Node;
     type Name = String;
     type Value = model::node::Node;
 
@@ -120,6 +132,7 @@ pub struct ServiceCidrs;
 
 impl Kind for ServiceCidrs {
     type Object = networking::ServiceCIDR;
+    type Shape = networking::ServiceCIDR;
     type Name = String;
     type Value = Vec<ipnetwork::IpNetwork>;
 

@@ -19,13 +19,14 @@ use ::kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use futures::StreamExt as _;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 pub use self::client::{Access, ClientError, Connection};
 use super::{
     SKIP_LABELS, Sender,
     kind::{EndpointSlices, Kind, Nodes, ServiceCidrs, Services},
+    received::{Lean, Received},
     store::Store,
 };
 use crate::model::Change;
@@ -35,9 +36,6 @@ pub const LOG_FILTER: &str = "kube_client=off,kube_runtime=off";
 
 /// How long to wait before listing again when the server does not know the version that it has just listed.
 const RELIST: Duration = Duration::from_secs(1);
-
-/// How long a start waits for the answer whether there are ServiceCIDRs.
-const PROBE: Duration = Duration::from_secs(2);
 
 /// Sends everything of the kinds that count, and then every change, until the receiver is dropped.
 ///
@@ -64,25 +62,63 @@ struct Closed;
 /// Sends one kind of object.
 async fn watch<K: Kind>(connection: &Connection, config: watcher::Config, changes: &Sender) -> Result<(), Closed> {
     let mut progress = Progress::<K> { store: Store::new(), synced: false, complaint: None };
+    let mut is_guarded = false;
     loop {
-        // One object that does not parse must not hide all others of its list.
-        let api: Api<DeserializeGuard<K::Object>> = Api::all(connection.client().clone());
-        let mut events = pin!(watcher(api, config.clone()).default_backoff());
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => send(changes, progress.take(event)).await?,
-                // The watcher lists again after an ERROR event, but after this status it would ask for the same version
-                // for ever (kube-runtime 5.0, `State::InitListed`).
-                Err(watcher::Error::WatchStartFailed(::kube::Error::Api(status))) if status.code == 410 => break,
-                Err(error) if K::IS_OPTIONAL && is_refused(&error) => {
-                    send(changes, progress.note_absence(&error)).await?
-                }
-                Err(error) => progress.complain(&error, connection),
+        // One object that does not parse must not hide all others of its list. Reading each of them in a way that allows for
+        // that costs several times as much as reading it, so it is done only once there has been such an object.
+        let end = if is_guarded {
+            follow::<K, DeserializeGuard<Lean<K>>>(connection, &config, changes, &mut progress).await?
+        } else {
+            follow::<K, Lean<K>>(connection, &config, changes, &mut progress).await?
+        };
+        match end {
+            End::Forgotten => {
+                debug!("{}: the server has forgotten the version that was seen last; listing again", K::NAME);
+                sleep(RELIST).await;
+            }
+            End::Malformed => {
+                debug!("{}: something cannot be read; listing again, object by object", K::NAME);
+                is_guarded = true;
             }
         }
-        debug!("{}: the server has forgotten the version that was seen last; listing again", K::NAME);
-        sleep(RELIST).await;
     }
+}
+
+/// Why a watch begins anew.
+enum End {
+    /// The server does not know the version that it has just listed.
+    Forgotten,
+    /// Something was received that cannot be read as `Lean`.
+    Malformed,
+}
+
+/// Sends one kind of object, received as `R`.
+async fn follow<K: Kind, R: Received<K>>(
+    connection: &Connection,
+    config: &watcher::Config,
+    changes: &Sender,
+    progress: &mut Progress<K>,
+) -> Result<End, Closed> {
+    let api: Api<R> = Api::all(connection.client().clone());
+    let mut events = pin!(watcher(api, config.clone()).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => send(changes, progress.take(event)).await?,
+            // The watcher lists again after an ERROR event, but after this status it would ask for the same version
+            // for ever (kube-runtime 5.0, `State::InitListed`).
+            Err(watcher::Error::WatchStartFailed(::kube::Error::Api(status))) if status.code == 410 => break,
+            Err(error) if R::IS_ALL_OR_NOTHING && is_malformed(&error) => {
+                if matches!(error, watcher::Error::WatchFailed(_)) {
+                    // It may be no object at all, which the list has nothing to say of.
+                    progress.complain(&error, connection);
+                }
+                return Ok(End::Malformed);
+            }
+            Err(error) if K::IS_OPTIONAL && is_refused(&error) => send(changes, progress.note_absence(&error)).await?,
+            Err(error) => progress.complain(&error, connection),
+        }
+    }
+    Ok(End::Forgotten)
 }
 
 /// How far the watch of one kind has come.
@@ -95,7 +131,7 @@ struct Progress<K: Kind> {
 
 impl<K: Kind> Progress<K> {
     /// What an event changes.
-    fn take(&mut self, event: watcher::Event<DeserializeGuard<K::Object>>) -> Vec<Change> {
+    fn take<R: Received<K>>(&mut self, event: watcher::Event<R>) -> Vec<Change> {
         if matches!(event, watcher::Event::Init) {
             self.store.begin_list();
             return Vec::new();
@@ -148,6 +184,12 @@ impl<K: Kind> Progress<K> {
     }
 }
 
+/// Whether something cannot be read.
+fn is_malformed(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed};
+    matches!(error, InitialListFailed(::kube::Error::SerdeError(_)) | WatchFailed(::kube::Error::SerdeError(_)))
+}
+
 /// Whether the server does not know the kind, or may not show it.
 fn is_refused(error: &watcher::Error) -> bool {
     matches!(
@@ -156,26 +198,15 @@ fn is_refused(error: &watcher::Error) -> bool {
     )
 }
 
-/// Whether the cluster has ServiceCIDRs; `None` when the server does not say so soon.
-pub async fn has_service_cidrs(connection: &Connection) -> Option<bool> {
-    let api: Api<<ServiceCidrs as Kind>::Object> = Api::all(connection.client().clone());
-    let first = ::kube::api::ListParams::default().limit(1);
-    match timeout(PROBE, api.list(&first)).await.ok()? {
-        Ok(list) => Some(!list.items.is_empty()),
-        Err(::kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Some(false),
-        Err(_) => None,
-    }
-}
-
-fn apply<K: Kind>(store: &mut Store<K>, object: DeserializeGuard<K::Object>) -> Option<Change> {
+fn apply<K: Kind>(store: &mut Store<K>, object: impl Received<K>) -> Option<Change> {
     let Some(name) = K::name(::kube::Resource::meta(&object)) else {
         warn!("a {} without a name was received and is ignored: {:?}", K::NAME, object.name_any());
         return None;
     };
-    match object.0 {
+    match object.read() {
         Ok(object) => store.apply(name, K::convert(&object)),
-        Err(invalid) => {
-            store.malformed(name, invalid.error);
+        Err(error) => {
+            store.malformed(name, error);
             None
         }
     }

@@ -1,6 +1,9 @@
 //! What a source has sent of one kind, so that nothing is sent twice and a relist knows what is gone.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    hash::{DefaultHasher, Hash, Hasher as _},
+};
 
 use tracing::warn;
 
@@ -10,16 +13,28 @@ use crate::model::Change;
 /// The last state of every object of one kind.
 #[derive(Debug)]
 pub(super) struct Store<K: Kind> {
-    objects: BTreeMap<K::Name, Sent<K::Value>>,
+    objects: BTreeMap<K::Name, Sent>,
     /// During a list: the names that it has delivered so far.
     listed: Option<BTreeSet<K::Name>>,
 }
 
 /// What the receiver knows of one object, and what was said about its faults.
 #[derive(Debug)]
-struct Sent<V> {
-    value: Option<V>,
+struct Sent {
+    /// Of the value, which the receiver has and which need not be kept twice; `None` when nothing was sent.
+    value: Option<Fingerprint>,
     faults: Vec<Fault>,
+}
+
+/// Two hashes of a value: that a changed one has the same two is less likely than that the memory fails.
+type Fingerprint = [u64; 2];
+
+fn fingerprint(value: &impl Hash) -> Fingerprint {
+    [0_u8, 1].map(|seed| {
+        let mut hasher = DefaultHasher::new();
+        (seed, value).hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 impl<K: Kind> Store<K> {
@@ -49,10 +64,11 @@ impl<K: Kind> Store<K> {
         };
         report_new::<K>(&name, &sent.faults, &faults);
         sent.faults = faults;
-        if sent.value == value {
+        let new = value.as_ref().map(fingerprint);
+        if sent.value == new {
             return None;
         }
-        sent.value.clone_from(&value);
+        sent.value = new;
         Some(K::change(name, value))
     }
 

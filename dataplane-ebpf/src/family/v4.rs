@@ -12,7 +12,7 @@ use crate::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
         SourceRanges,
     },
-    packet::{ETH_LEN, Packet},
+    packet::{ETH_LEN, Frame, Packet, TCP_LEN},
     verdict::Step,
 };
 
@@ -26,6 +26,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 impl Datapath for V4 {
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
     const ICMP: u8 = 1;
+    const HEADER_LEN: usize = Ipv4Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv4Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 2;
 
@@ -91,7 +92,7 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
-    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+    fn plain_network(packet: &impl Frame, offset: usize) -> Option<Network<Addr>> {
         let header = packet.at::<Ipv4Hdr>(offset)?;
         let header_len = usize::from(header.vihl & 0x0f) * 4;
         if header.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN {
@@ -117,6 +118,15 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+        let network = Self::plain_network(packet, offset)?;
+        if network.transport > offset + Ipv4Hdr::LEN {
+            packet.pull(network.transport as u32 + TCP_LEN);
+        }
+        Some(network)
+    }
+
+    #[inline(always)]
     fn is_icmp_error(kind: u8) -> bool {
         // Destination unreachable, time exceeded, parameter problem (RFC 792); source quench is obsolete (RFC 6633).
         matches!(kind, 3 | 11 | 12)
@@ -128,7 +138,7 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
-    fn write_addresses(packet: &mut Packet<'_>, offset: usize, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
+    fn write_addresses(packet: &mut impl Frame, offset: usize, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
         let header = packet.at_mut::<Ipv4Hdr>(offset)?;
         header.src_addr = src[0].to_ne_bytes();
         header.dst_addr = dst[0].to_ne_bytes();
@@ -147,13 +157,13 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
-    fn transport_len(packet: &Packet<'_>, headers: &Headers<Addr>) -> Step<u32> {
+    fn transport_len(packet: &impl Frame, headers: &Headers<Addr>) -> Step<u32> {
         let total = u16::from_be(packet.half(ETH_LEN + 2)?);
         Ok(u32::from(total).wrapping_sub((headers.transport - ETH_LEN) as u32))
     }
 
     #[inline(always)]
-    fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()> {
+    fn decrement_hop_limit(packet: &mut impl Frame) -> Step<()> {
         let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
         let old = u16::from_ne_bytes([header.ttl, header.proto]);
         header.ttl = header.ttl.wrapping_sub(1);

@@ -12,7 +12,7 @@ use crate::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
         SourceRanges,
     },
-    packet::{ETH_LEN, Packet},
+    packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
 };
 
@@ -41,6 +41,7 @@ const BPF_F_IPV6: u32 = 1 << 7;
 impl Datapath for V6 {
     const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
     const ICMP: u8 = 58;
+    const HEADER_LEN: usize = Ipv6Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv6Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 10;
 
@@ -108,12 +109,12 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
-    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+    fn plain_network(packet: &impl Frame, offset: usize) -> Option<Network<Addr>> {
         let [flow, length_and_next] = packet.words::<2>(offset).ok()?;
         if flow & 0xf0 != 0x60 {
             return None;
         }
-        let mut network = Network {
+        Some(Network {
             src: packet.words(offset + SRC_IN_HEADER).ok()?,
             dst: packet.words(offset + DST_IN_HEADER).ok()?,
             protocol: (length_and_next >> 16) as u8,
@@ -121,7 +122,12 @@ impl Datapath for V6 {
             hop_limit: (length_and_next >> 24) as u8,
             part: Part::Whole,
             datagram: 0,
-        };
+        })
+    }
+
+    #[inline(always)]
+    fn network(packet: &mut Packet<'_>, offset: usize) -> Option<Network<Addr>> {
+        let mut network = Self::plain_network(packet, offset)?;
         if is_extension(network.protocol) {
             packet.pull(EXTENSIONS_LINEAR);
             let behind = behind_extensions(packet.raw(), network.transport as u32, network.protocol);
@@ -150,7 +156,7 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
-    fn write_addresses(packet: &mut Packet<'_>, offset: usize, src: &Addr, dst: &Addr, _difference: u32) -> Step<()> {
+    fn write_addresses(packet: &mut impl Frame, offset: usize, src: &Addr, dst: &Addr, _difference: u32) -> Step<()> {
         packet.set_words(offset + SRC_IN_HEADER, *src)?;
         packet.set_words(offset + DST_IN_HEADER, *dst)
     }
@@ -166,12 +172,12 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
-    fn transport_len(packet: &Packet<'_>, _headers: &Headers<Addr>) -> Step<u32> {
+    fn transport_len(packet: &impl Frame, _headers: &Headers<Addr>) -> Step<u32> {
         Ok(u32::from(u16::from_be(packet.half(ETH_LEN + 4)?)))
     }
 
     #[inline(always)]
-    fn decrement_hop_limit(packet: &mut Packet<'_>) -> Step<()> {
+    fn decrement_hop_limit(packet: &mut impl Frame) -> Step<()> {
         let header = packet.at_mut::<Ipv6Hdr>(ETH_LEN)?;
         header.hop_limit = header.hop_limit.wrapping_sub(1);
         Ok(())

@@ -42,6 +42,11 @@ impl Selector {
         Ok(Self { namespace: namespace.map(str::to_owned), labels, fields })
     }
 
+    /// Whether nothing is left out.
+    pub(super) fn is_everything(&self) -> bool {
+        self.namespace.is_none() && self.labels.is_empty() && self.fields.is_empty()
+    }
+
     pub(super) fn matches(&self, object: &Value) -> bool {
         let metadata = &object["metadata"];
         self.namespace.as_deref().is_none_or(|namespace| metadata["namespace"] == namespace)

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::{
     Shared,
     selector::Selector,
-    status::{Failure, json_response},
-    storage::Key,
+    status::{Failure, json_response, json_text},
+    storage::{Key, Stored},
     stream::{self, Stream, trickled},
     target::{Resource, Target},
 };
@@ -150,15 +150,21 @@ fn collection(
     let mut metadata = json!({"resourceVersion": page.version.to_string()});
     if let Some(((namespace, name), remaining)) = page.more {
         metadata["continue"] = json!(json!([page.version, namespace, name]).to_string());
-        metadata["remainingItemCount"] = json!(remaining);
+        if let Some(remaining) = remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
     }
-    let list = json!({
-        "apiVersion": resource.api_version(),
-        "kind": format!("{}List", resource.kind()),
-        "metadata": metadata,
-        "items": page.items.iter().map(|item| Value::clone(item)).collect::<Vec<_>>(),
-    });
-    Ok(json_response(StatusCode::OK, &list))
+    let kind = format!("{}List", resource.kind());
+    let mut list = json!({"apiVersion": resource.api_version(), "kind": kind, "metadata": metadata}).to_string();
+    // The items as they have been written before, since a large cluster is listed page by page.
+    list.truncate(list.len() - 1);
+    list.push_str(",\"items\":[");
+    for (index, item) in page.items.iter().enumerate() {
+        list.push_str(if index == 0 { "" } else { "," });
+        list.push_str(item.text());
+    }
+    list.push_str("]}");
+    Ok(json_text(StatusCode::OK, list))
 }
 
 fn create(
@@ -189,10 +195,10 @@ pub(super) fn change(
     resource: Resource,
     key: Key,
     new: impl FnOnce(Option<&Value>) -> Result<Option<Value>, Failure>,
-) -> Result<Arc<Value>, Failure> {
+) -> Result<Arc<Stored>, Failure> {
     let mut storage = shared.storage();
     let old = storage.object(resource, &key);
-    let mut new = new(old.as_deref())?;
+    let mut new = new(old.as_deref().map(|old| &**old))?;
     if let Some(new) = &mut new {
         let metadata = &mut new["metadata"];
         match old.as_deref().map(|old| &old["metadata"]) {
@@ -208,7 +214,7 @@ pub(super) fn change(
             }
         }
     }
-    if let Some(old) = old.filter(|old| new.as_ref() == Some(&**old)) {
+    if let Some(old) = old.filter(|old| new.as_ref() == Some(&***old)) {
         return Ok(old);
     }
     let what = format!("{} \"{}\"", resource.plural(), key.1);

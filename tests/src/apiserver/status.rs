@@ -70,7 +70,12 @@ impl Failure {
 
 /// A response with a JSON body.
 pub(super) fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+    json_text(code, value.to_string())
+}
+
+/// A response with a JSON body that is written already.
+pub(super) fn json_text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response

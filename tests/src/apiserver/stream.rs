@@ -7,7 +7,7 @@ use axum::{
     http::{Response, header},
 };
 use futures::{StreamExt as _, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     sync::{broadcast, watch},
     time::{Instant, sleep, sleep_until},
@@ -61,7 +61,7 @@ impl Stream {
             }
             None => {
                 let page = storage.list(options.resource, &options.selector, None, None, usize::MAX)?;
-                pending.extend(page.items.iter().map(|item| line("ADDED", item)));
+                pending.extend(page.items.iter().map(|item| line("ADDED", item.text())));
                 page.version
             }
         };
@@ -110,11 +110,11 @@ impl Stream {
         match storage.events(self.options.resource, &self.options.selector, self.position) {
             Ok(events) => {
                 self.position = storage.version();
-                self.pending.extend(events.iter().map(|seen| line(seen.kind, &seen.object)));
+                self.pending.extend(events.iter().map(|seen| line(seen.kind, seen.object.text())));
                 self.last = self.pending.back().cloned().or_else(|| self.last.take());
             }
             Err(expired) => {
-                self.pending.push_back(line("ERROR", &expired.object()));
+                self.pending.push_back(line("ERROR", &expired.object().to_string()));
                 self.has_ended = true;
             }
         }
@@ -150,15 +150,13 @@ impl Stream {
                 "kind": self.options.resource.kind(),
                 "metadata": {"resourceVersion": self.position.to_string(), "creationTimestamp": null},
             });
-            self.pending.push_back(line("BOOKMARK", &object));
+            self.pending.push_back(line("BOOKMARK", &object.to_string()));
         }
     }
 }
 
-fn line(kind: &str, object: &Value) -> Bytes {
-    let mut text = json!({"type": kind, "object": object}).to_string();
-    text.push('\n');
-    text.into()
+fn line(kind: &str, object: &str) -> Bytes {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into()
 }
 
 /// Sends a body in small pieces with pauses between them.

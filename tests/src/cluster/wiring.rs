@@ -18,6 +18,11 @@ const EVERYWHERE: &[&str] = &[
     "ipv6/conf/all/accept_ra=0",
     "ipv6/conf/default/accept_ra=0",
     "ipv6/conf/default/router_solicitations=0",
+    // A node that does not know a service yet sends its client on to the router, which would be remembered.
+    "ipv4/conf/all/accept_redirects=0",
+    "ipv4/conf/default/accept_redirects=0",
+    "ipv6/conf/all/accept_redirects=0",
+    "ipv6/conf/default/accept_redirects=0",
     // By default one ICMP error a second for each destination: clients would wait for what they were not told.
     "ipv4/icmp_ratelimit=0",
     "ipv6/icmp/ratelimit=0",
@@ -26,6 +31,8 @@ const FORWARDING: &[&str] = &["ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1",
 
 /// The MAC address of the node's side of a routed pod's veth pair, the same everywhere, as Calico does it.
 const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
+/// The same, for frames that are built by hand.
+pub const ROUTED_GATEWAY: [u8; 6] = [0xee; 6];
 /// The gateway of routed pods; nobody owns it, the node answers ARP in its place.
 const GATEWAY_V4: &str = "169.254.1.1";
 /// The gateway of routed pods; reached through a permanent neighbour entry.

@@ -2,144 +2,139 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Result, ensure};
-use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, map::local_addr};
+use anyhow::{Context, Result, ensure};
+use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags};
 
 use super::{empty::Empty, record::PacketCost};
 use crate::{
     harness::{Action, Harness, Hook, Target},
     packet::Packet,
+    router::Router,
+    topology::IpVersion,
 };
 
 /// Runs that give a steady median. Each is a system call of its own with a fresh packet, so that every run translates.
 pub const MANY_RUNS: u16 = 4000;
 
+/// Protocols whose flows are measured.
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
 /// Flows that are measured: who talks to what, and the hooks on the way there and back.
 struct Scenario {
     name: &'static str,
-    kind: FrontendKind,
-    client: &'static str,
-    frontend: &'static str,
-    backend: &'static str,
+    /// What the destination is; none for one that is no frontend.
+    kind: Option<FrontendKind>,
+    client: [&'static str; 2],
+    frontend: [&'static str; 2],
+    backend: [&'static str; 2],
+    is_local: bool,
     there: Hook,
     back: Hook,
 }
 
-const SCENARIOS: [Scenario; 4] = [
+const POD: [&str; 2] = ["10.244.0.10:1", "[fd44::a]:1"];
+const OUTSIDE: [&str; 2] = ["172.20.0.200:1", "[fd20::c8]:1"];
+const CLUSTER_IP: [&str; 2] = ["10.96.0.10:80", "[fd96::a]:80"];
+const NODE_PORT: [&str; 2] = ["172.20.0.10:30080", "[fd20::a]:30080"];
+const LOCAL: [&str; 2] = ["10.244.0.11:8080", "[fd44::b]:8080"];
+const REMOTE: [&str; 2] = ["10.244.1.10:8080", "[fd44:0:0:1::a]:8080"];
+
+const SCENARIOS: [Scenario; 5] = [
     Scenario {
-        name: "pod to ClusterIP, IPv4",
-        kind: FrontendKind::ClusterIp,
-        client: "10.1.0.2:1",
-        frontend: "10.96.0.10:80",
-        backend: "10.2.0.3:8080",
+        name: "pod to ClusterIP",
+        kind: Some(FrontendKind::ClusterIp),
+        client: POD,
+        frontend: CLUSTER_IP,
+        backend: REMOTE,
+        is_local: false,
         there: Hook::FromPod,
         back: Hook::ToPod,
     },
     Scenario {
-        name: "pod to ClusterIP, IPv6",
-        kind: FrontendKind::ClusterIp,
-        client: "[fd00:1::2]:1",
-        frontend: "[fd00:96::10]:80",
-        backend: "[fd00:2::3]:8080",
-        there: Hook::FromPod,
-        back: Hook::ToPod,
-    },
-    Scenario {
-        name: "outside to NodePort with a local backend, IPv4",
-        kind: FrontendKind::NodePort,
-        client: "192.0.2.7:1",
-        frontend: "198.51.100.1:30080",
-        backend: "10.1.0.3:8080",
+        name: "outside to NodePort with a local backend",
+        kind: Some(FrontendKind::NodePort),
+        client: OUTSIDE,
+        frontend: NODE_PORT,
+        backend: LOCAL,
+        is_local: true,
         there: Hook::FromUplink,
         back: Hook::ToUplink,
     },
     Scenario {
-        name: "outside to NodePort with a local backend, IPv6",
-        kind: FrontendKind::NodePort,
-        client: "[2001:db8::7]:1",
-        frontend: "[2001:db8:1::1]:30080",
-        backend: "[fd00:1::3]:8080",
+        name: "outside to NodePort with a remote backend (SNAT)",
+        kind: Some(FrontendKind::NodePort),
+        client: OUTSIDE,
+        frontend: NODE_PORT,
+        backend: REMOTE,
+        is_local: false,
+        there: Hook::FromUplink,
+        back: Hook::FromUplink,
+    },
+    Scenario {
+        name: "pod to what is no frontend",
+        kind: None,
+        client: POD,
+        frontend: REMOTE,
+        backend: REMOTE,
+        is_local: false,
+        there: Hook::FromPod,
+        back: Hook::ToPod,
+    },
+    Scenario {
+        name: "outside to what is no frontend",
+        kind: None,
+        client: OUTSIDE,
+        frontend: LOCAL,
+        backend: LOCAL,
+        is_local: true,
         there: Hook::FromUplink,
         back: Hook::ToUplink,
     },
 ];
 
-/// Measures every scenario with TCP and UDP; times are the median of `runs` flows.
+/// Measures every scenario in both families with TCP and UDP; times are the median of `runs` flows.
 pub fn measure(runs: u16) -> Result<Vec<PacketCost>> {
-    let empty = Empty::load()?;
-    let mut costs = Vec::new();
-    for scenario in &SCENARIOS {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            costs.extend(scenario.measure(protocol, &empty, runs)?);
-        }
-    }
-    Ok(costs)
-}
-
-impl Scenario {
-    fn measure(&self, protocol: Protocol, empty: &Empty, runs: u16) -> Result<Vec<PacketCost>> {
-        let counts = self.operations(protocol)?;
-        let times = self.times(protocol, empty, runs)?;
-        let names = [("new connection", self.there), ("established", self.there), ("reply", self.back)];
-        let rows =
-            names.iter().zip(counts).zip(times).map(|(((packet, hook), (lookups, updates)), nanoseconds)| PacketCost {
-                flow: format!("{}, {}", self.name, protocol.name()),
-                packet: (*packet).to_owned(),
-                hook: hook.program().to_owned(),
-                lookups,
-                updates,
-                nanoseconds,
-            });
-        Ok(rows.collect())
-    }
-
-    fn harness(&self, flags: u32, protocol: Protocol) -> Result<Harness> {
-        let mut harness = Harness::load(&NodeConfig { flags, ..NodeConfig::DEFAULT })?;
-        let frontend: SocketAddr = self.frontend.parse()?;
-        let target = Target { addr: self.backend.parse()?, local: self.kind == FrontendKind::NodePort };
-        harness.add_frontend(self.kind, protocol, frontend, &[target])?;
-        if self.kind == FrontendKind::NodePort {
-            harness.put_local_addr(frontend.ip(), local_addr::NODE_PORT)?;
-        }
-        Ok(harness)
-    }
-
-    /// Lookups and updates of the first packet, a later one, and a later one of the other direction.
-    fn operations(&self, protocol: Protocol) -> Result<[(u64, u64); 3]> {
-        let harness = self.harness(NodeConfig::COUNT_MAP_OPS, protocol)?;
-        let mut flow = Steps::new(self, protocol, 1024)?;
-        let mut counts = [(0, 0); 3];
-        for (count, step) in counts.iter_mut().zip(Step::ALL) {
-            let before = harness.map_operations()?;
-            flow.pass(self, &harness, step)?;
-            let after = harness.map_operations()?;
-            *count = (after.lookups - before.lookups, after.updates - before.updates);
-            if step == Step::New {
-                // The first reply marks the flow as answered, which is not what later packets do.
-                flow.pass(self, &harness, Step::Reply)?;
-            }
-        }
-        Ok(counts)
-    }
-
-    /// Medians, in nanoseconds over the empty program.
-    fn times(&self, protocol: Protocol, empty: &Empty, runs: u16) -> Result<[i64; 3]> {
-        let harness = self.harness(0, protocol)?;
-        let mut samples: [Vec<Duration>; 3] = Default::default();
-        let mut zero = Vec::new();
-        for run in 0..runs {
-            let mut flow = Steps::new(self, protocol, 1024 + run)?;
-            zero.push(empty.run(&flow.original.frame()?)?);
-            for (samples, step) in samples.iter_mut().zip(Step::ALL) {
-                samples.push(flow.pass(self, &harness, step)?);
-                if step == Step::New {
-                    flow.pass(self, &harness, Step::Reply)?;
+    let (empty, router) = (Empty::load()?, Router::new()?);
+    // The programs look routes up, and every entering of a namespace costs a thread.
+    router.inside(|| {
+        let mut costs = Vec::new();
+        for scenario in &SCENARIOS {
+            for version in IpVersion::BOTH {
+                for protocol in PROTOCOLS {
+                    let flow = scenario.of(version, protocol)?;
+                    costs.extend(flow.measure(&router, &empty, runs).with_context(|| flow.name.clone())?);
                 }
             }
         }
-        let zero = median(&mut zero);
-        Ok(samples.map(|mut samples| median(&mut samples) - zero))
+        Ok(costs)
+    })?
+}
+
+impl Scenario {
+    fn of(&self, version: IpVersion, protocol: Protocol) -> Result<Flow<'_>> {
+        let pick = |texts: [&str; 2]| texts[usize::from(version == IpVersion::V6)].parse::<SocketAddr>();
+        Ok(Flow {
+            scenario: self,
+            name: format!("{}, {version}, {}", self.name, protocol.name()),
+            protocol,
+            client: pick(self.client)?,
+            frontend: pick(self.frontend)?,
+            target: Target { addr: pick(self.backend)?, local: self.is_local },
+            // What is not translated costs the same in both directions and at any time.
+            steps: if self.kind.is_some() { &Step::ALL } else { &[Step::Miss] },
+        })
     }
+}
+
+/// A scenario in one family and protocol.
+struct Flow<'a> {
+    scenario: &'a Scenario,
+    name: String,
+    protocol: Protocol,
+    client: SocketAddr,
+    frontend: SocketAddr,
+    target: Target,
+    steps: &'static [Step],
 }
 
 /// Which packet of a flow is measured.
@@ -148,40 +143,129 @@ enum Step {
     New,
     Established,
     Reply,
+    Miss,
 }
 
 impl Step {
     const ALL: [Self; 3] = [Self::New, Self::Established, Self::Reply];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new connection",
+            Self::Established => "established",
+            Self::Reply => "reply",
+            Self::Miss => "miss",
+        }
+    }
 }
 
-/// One flow on its way.
-struct Steps {
-    original: Packet,
-    reply: Packet,
-}
-
-impl Steps {
-    fn new(scenario: &Scenario, protocol: Protocol, port: u16) -> Result<Self> {
-        let mut client: SocketAddr = scenario.client.parse()?;
-        client.set_port(port);
-        let original = Packet::first(protocol, client, scenario.frontend.parse()?);
-        let translated = Packet::first(protocol, client, scenario.backend.parse()?);
-        Ok(Self { original, reply: translated.answer() })
+impl Flow<'_> {
+    fn measure(&self, router: &Router, empty: &Empty, runs: u16) -> Result<Vec<PacketCost>> {
+        let counts = self.operations(router)?;
+        let times = self.times(router, empty, runs)?;
+        let rows =
+            self.steps.iter().zip(counts).zip(times).map(|((step, (lookups, updates)), nanoseconds)| PacketCost {
+                flow: self.name.clone(),
+                packet: step.name().to_owned(),
+                hook: self.hook(*step).program().to_owned(),
+                lookups,
+                updates,
+                nanoseconds,
+            });
+        Ok(rows.collect())
     }
 
-    /// Sends the packet of `step` and sees that it was translated.
-    fn pass(&mut self, scenario: &Scenario, harness: &Harness, step: Step) -> Result<Duration> {
-        let tcp = self.original.protocol == Protocol::Tcp;
-        let (hook, packet) = match step {
-            Step::New => (scenario.there, self.original.clone()),
-            Step::Established if tcp => (scenario.there, self.original.clone().with_flags(TcpFlags::ACK)),
-            Step::Established => (scenario.there, self.original.clone()),
-            Step::Reply => (scenario.back, self.reply.clone()),
+    /// Runs `work` with programs that have `flags`, and with the scenario's entries in their maps.
+    fn with<T>(&self, router: &Router, flags: u32, work: impl FnOnce(&Harness) -> Result<T>) -> Result<T> {
+        Harness::with_flags(flags, |harness| {
+            let node = NODE_PORT[usize::from(self.client.is_ipv6())].parse::<SocketAddr>()?.ip();
+            router.declare(harness, node)?;
+            if let Some(kind) = self.scenario.kind {
+                harness.add_frontend(kind, self.protocol, self.frontend, &[self.target])?;
+            }
+            work(harness)
+        })
+    }
+
+    /// Lookups and updates of each step.
+    fn operations(&self, router: &Router) -> Result<Vec<(u64, u64)>> {
+        self.with(router, NodeConfig::COUNT_MAP_OPS, |harness| {
+            let mut reply = None;
+            let mut counts = Vec::new();
+            for step in self.steps {
+                let before = harness.map_operations()?;
+                self.pass(router, harness, *step, 1024, &mut reply)?;
+                let after = harness.map_operations()?;
+                counts.push((after.lookups - before.lookups, after.updates - before.updates));
+                if *step == Step::New {
+                    // The first reply marks the flow as answered, which is not what later packets do.
+                    self.pass(router, harness, Step::Reply, 1024, &mut reply)?;
+                }
+            }
+            Ok(counts)
+        })
+    }
+
+    /// Medians of each step, in nanoseconds over the empty program.
+    fn times(&self, router: &Router, empty: &Empty, runs: u16) -> Result<Vec<i64>> {
+        self.with(router, 0, |harness| {
+            let mut samples: Vec<Vec<Duration>> = vec![Vec::new(); self.steps.len()];
+            let mut zero = Vec::new();
+            for port in 1024..1024 + runs {
+                let mut reply = None;
+                zero.push(empty.run(&self.original(port).frame()?)?);
+                for (samples, step) in samples.iter_mut().zip(self.steps) {
+                    samples.push(self.pass(router, harness, *step, port, &mut reply)?);
+                    if *step == Step::New {
+                        self.pass(router, harness, Step::Reply, port, &mut reply)?;
+                    }
+                }
+            }
+            let zero = median(&mut zero);
+            Ok(samples.iter_mut().map(|samples| median(samples) - zero).collect())
+        })
+    }
+
+    /// The first packet of the client's `port`.
+    fn original(&self, port: u16) -> Packet {
+        Packet::first(self.protocol, SocketAddr::new(self.client.ip(), port), self.frontend)
+    }
+
+    const fn hook(&self, step: Step) -> Hook {
+        match step {
+            Step::New | Step::Established | Step::Miss => self.scenario.there,
+            Step::Reply => self.scenario.back,
+        }
+    }
+
+    /// Sends the packet of `step`, sees that it was translated, and notes what the backend replies.
+    fn pass(
+        &self,
+        router: &Router,
+        harness: &Harness,
+        step: Step,
+        port: u16,
+        reply: &mut Option<Packet>,
+    ) -> Result<Duration> {
+        let original = self.original(port);
+        let packet = match step {
+            Step::New | Step::Miss => original.clone(),
+            Step::Established if self.protocol == Protocol::Tcp => original.clone().with_flags(TcpFlags::ACK),
+            Step::Established => original.clone(),
+            Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
         };
-        let outcome = harness.send(hook, &packet)?;
+        let hook = self.hook(step);
+        let outcome = harness.run_on(router.interface(hook), hook, &packet.frame()?)?;
         let now = outcome.packet()?;
-        let right = if hook == scenario.there { now.dst == self.reply.src } else { now.src == self.original.dst };
-        ensure!(right && outcome.action == Action::Pass, "{}: {step:?} was not translated: {outcome:?}", scenario.name);
+        let right = match step {
+            Step::New | Step::Established | Step::Miss => now.dst == self.target.addr,
+            Step::Reply => (now.src, now.dst) == (original.dst, original.src),
+        };
+        let goes_on = matches!(outcome.action, Action::Pass | Action::Redirect);
+        ensure!(right && goes_on, "{step:?} was not translated: {outcome:?}");
+        if step == Step::New {
+            *reply = Some(now.answer());
+        }
         Ok(outcome.took)
     }
 }

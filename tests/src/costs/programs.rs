@@ -12,12 +12,14 @@ use dataplane_common::{NodeConfig, map};
 
 use super::record::Size;
 
-/// Every flag of the configuration; each combination of them is another program to the verifier.
-const FLAGS: [(&str, u32); 6] = [
+/// The flag for measurements, on top of others.
+const COUNTED: (&str, u32) = ("count map operations", NodeConfig::COUNT_MAP_OPS);
+
+/// Every other flag of the configuration; each combination of them is another program to the verifier.
+const FLAGS: [(&str, u32); 5] = [
     ("sockets of pods", NodeConfig::SOCKETS_OF_PODS),
-    ("count map operations", NodeConfig::COUNT_MAP_OPS),
+    ("host bypass", NodeConfig::HOST_BYPASS),
     ("IPv6 checksum flag", NodeConfig::IPV6_CHECKSUM_FLAG),
-    ("service CIDRs", NodeConfig::SERVICE_CIDRS),
     ("masquerade all", NodeConfig::MASQUERADE_ALL),
     ("masquerade outside", NodeConfig::MASQUERADE_OUTSIDE),
 ];
@@ -31,8 +33,12 @@ const FEW: u32 = 64;
 /// When the verifier refuses a program: its log is part of the error.
 pub fn measure() -> Result<BTreeMap<String, BTreeMap<String, Size>>> {
     let mut sizes: BTreeMap<String, BTreeMap<String, Size>> = BTreeMap::new();
-    for bits in 0..1_u32 << FLAGS.len() {
-        let chosen = || FLAGS.iter().enumerate().filter(move |(index, _)| bits & 1 << index != 0).map(|(_, flag)| flag);
+    let all = (1_u32 << FLAGS.len()) - 1;
+    for (bits, counted) in (0..=all).map(|bits| (bits, false)).chain([(0, true), (all, true)]) {
+        let chosen = || {
+            let flags = FLAGS.iter().enumerate().filter(move |(index, _)| bits & 1 << index != 0).map(|(_, flag)| flag);
+            flags.chain(counted.then_some(&COUNTED))
+        };
         let names: Vec<&str> = chosen().map(|(name, _)| *name).collect();
         let name = if names.is_empty() { "default".to_owned() } else { names.join(" + ") };
         let flags = chosen().fold(0, |flags, (_, flag)| flags | flag);
@@ -62,6 +68,10 @@ fn load(flags: u32) -> Result<Vec<(String, Size)>> {
 fn load_one(program: &mut Program) -> Result<ProgramInfo> {
     Ok(match program {
         Program::SchedClassifier(program) => {
+            program.load()?;
+            program.info()?
+        }
+        Program::Xdp(program) => {
             program.load()?;
             program.info()?
         }

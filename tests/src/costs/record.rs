@@ -33,7 +33,7 @@ pub struct Size {
 pub struct PacketCost {
     /// Who talks to what, over what.
     pub flow: String,
-    /// `new connection`, `established` or `reply`.
+    /// `new connection`, `established`, `reply`, or `miss` for one that is not translated.
     pub packet: String,
     /// The program.
     pub hook: String,
@@ -82,11 +82,18 @@ impl Costs {
                 }
             }
         }
-        let operations = |costs: &Self| -> BTreeMap<String, (u64, u64)> {
+        differences.extend(record.differences_of(&self.packets));
+        differences
+    }
+
+    /// In which ways map operations of `packets`, measured now, differ from those of this record.
+    pub fn differences_of(&self, packets: &[PacketCost]) -> Vec<String> {
+        let mut differences = Vec::new();
+        let operations = |packets: &[PacketCost]| -> BTreeMap<String, (u64, u64)> {
             let key = |cost: &PacketCost| format!("{}, {}, {}", cost.flow, cost.packet, cost.hook);
-            costs.packets.iter().map(|cost| (key(cost), (cost.lookups, cost.updates))).collect()
+            packets.iter().map(|cost| (key(cost), (cost.lookups, cost.updates))).collect()
         };
-        let (now, then) = (operations(self), operations(record));
+        let (now, then) = (operations(packets), operations(&self.packets));
         for packet in now.keys().chain(then.keys().filter(|packet| !now.contains_key(*packet))) {
             if now.get(packet) != then.get(packet) {
                 let show = |counts: Option<&(u64, u64)>| {

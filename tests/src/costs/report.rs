@@ -9,17 +9,24 @@ use super::record::{Costs, PacketCost};
 /// For a terminal.
 #[must_use]
 pub fn terminal(costs: &Costs) -> String {
-    let draw = |header: Vec<&str>, rows: Vec<Vec<String>>| {
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(header.clone()).add_rows(rows);
-        for (index, title) in header.iter().enumerate() {
-            if let Some(column) = table.column_mut(index).filter(|_| is_number(title)) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+    [table(&PROGRAMS, programs(costs)), of_packets(&costs.packets)].join("\n")
+}
+
+/// What packets cost, for a terminal.
+#[must_use]
+pub fn of_packets(costs: &[PacketCost]) -> String {
+    table(&PACKETS, packets(costs))
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(header.to_vec()).add_rows(rows);
+    for (index, title) in header.iter().enumerate() {
+        if let Some(column) = table.column_mut(index).filter(|_| is_number(title)) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        table.to_string()
-    };
-    [draw(PROGRAMS.to_vec(), programs(costs)), draw(PACKETS.to_vec(), packets(costs))].join("\n")
+    }
+    table.to_string()
 }
 
 /// For `docs/costs.md`.
@@ -35,7 +42,7 @@ pub fn markdown(costs: &Costs) -> String {
     text += "\n## Packets\n\nMap operations at the hook, and the median time by `BPF_PROG_TEST_RUN` over that of an empty \
              program. Each run is a\nsystem call of its own with a fresh packet; the times are of one machine, only their \
              relation means something.\n\n";
-    draw(&mut text, &PACKETS, &packets(costs));
+    draw(&mut text, &PACKETS, &packets(&costs.packets));
     text
 }
 
@@ -57,12 +64,12 @@ fn programs(costs: &Costs) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-fn packets(costs: &Costs) -> Vec<Vec<String>> {
+fn packets(costs: &[PacketCost]) -> Vec<Vec<String>> {
     let row = |cost: &PacketCost| {
         let numbers = [cost.lookups.to_string(), cost.updates.to_string(), cost.nanoseconds.to_string()];
         [cost.flow.clone(), cost.packet.clone(), cost.hook.clone()].into_iter().chain(numbers).collect()
     };
-    costs.packets.iter().map(row).collect()
+    costs.iter().map(row).collect()
 }
 
 fn draw(text: &mut String, header: &[&str], rows: &[Vec<String>]) {

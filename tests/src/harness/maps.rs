@@ -11,8 +11,8 @@ use aya::{
     maps::{Array, HashMap, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie},
 };
 use dataplane_common::{
-    Addr, Affinity, AffinityKey, Backend, BePort, DropReason, Family, Flow, FlowKey, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, FrontendKind, Protocol, Scope, SlotRange, SourceRange, V4, V6,
+    Addr, Affinity, AffinityKey, Backend, BePort, Device, DropReason, Family, Flow, FlowKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, FrontendKind, Protocol, Scope, SlotRange, SourceRange, V4, V6,
 };
 
 use super::Harness;
@@ -122,6 +122,12 @@ impl Harness {
         }
     }
 
+    /// Lets packets pass the interface `index` without the stack, as `device` says.
+    pub fn put_device(&mut self, index: u32, device: Device) -> Result<()> {
+        let mut map = HashMap::<_, u32, Device>::try_from(self.ebpf.map_mut("devices").context("devices")?)?;
+        Ok(map.insert(index, device, 0)?)
+    }
+
     /// Declares what SNAT uses on the interface `index`.
     pub fn put_snat_addr(&mut self, index: u32, ip: IpAddr) -> Result<()> {
         match ip {
@@ -150,6 +156,7 @@ impl Harness {
     pub fn reset(&mut self) -> Result<()> {
         clear::<V4>(&mut self.ebpf, self.node.backend)?;
         clear::<V6>(&mut self.ebpf, self.node.backend)?;
+        empty::<u32, Device>(&mut self.ebpf, "devices")?;
         let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         let mut drops = PerCpuArray::<_, u64>::try_from(self.ebpf.map_mut("drops").context("no map drops")?)?;
         for reason in DropReason::ALL {
@@ -192,7 +199,7 @@ where
     Ok(())
 }
 
-fn empty<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+pub(super) fn empty<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     let mut map = HashMap::<_, K, V>::try_from(ebpf.map_mut(name).with_context(|| name.to_owned())?)?;
     let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
     for key in keys {
@@ -225,6 +232,11 @@ pub(super) fn drops(ebpf: &Ebpf) -> Result<BTreeMap<DropReason, u64>> {
         }
     }
     Ok(drops)
+}
+
+pub(super) fn dropped(ebpf: &Ebpf, reason: DropReason) -> Result<u64> {
+    let map = PerCpuArray::<_, u64>::try_from(ebpf.map("drops").context("no map drops")?)?;
+    Ok(map.get(&(reason as u32), 0)?.iter().sum())
 }
 
 pub(super) fn operations(ebpf: &Ebpf) -> Result<Operations> {

@@ -12,12 +12,12 @@ use aya::{
 };
 use dataplane_common::{
     Addr, Affinity, AffinityKey, Backend, BePort, Family, Frontend, FrontendKey, FrontendKind, Protocol, Scope,
-    SlotRange, SourceRange, V4, V6,
+    SlotRange, SourceRange, Ticks, V4, V6,
 };
 
 use super::{
     Harness,
-    maps::{frontend_key, map_name},
+    maps::{self, frontend_key, map_name},
 };
 
 impl Harness {
@@ -73,6 +73,18 @@ impl Harness {
             IpAddr::V4(_) => affinity::<V4>(&self.ebpf, service, ip),
             IpAddr::V6(_) => affinity::<V6>(&self.ebpf, service, ip),
         }
+    }
+
+    /// Forgets all clients.
+    pub fn forget_clients(&mut self) -> Result<()> {
+        maps::empty::<AffinityKey<<V4 as Family>::Addr>, Affinity>(&mut self.ebpf, &map_name::<V4>("affinity"))?;
+        maps::empty::<AffinityKey<<V6 as Family>::Addr>, Affinity>(&mut self.ebpf, &map_name::<V6>("affinity"))
+    }
+
+    /// Makes all that is remembered of clients older by `seconds`.
+    pub fn age_affinity(&mut self, seconds: u64) -> Result<()> {
+        age_affinity::<V4>(&mut self.ebpf, seconds)?;
+        age_affinity::<V6>(&mut self.ebpf, seconds)
     }
 
     /// Writes what is remembered of the client `ip` of a service.
@@ -166,4 +178,18 @@ where
     let key = AffinityKey { client: F::Addr::from_ip(ip).context("family")?, service };
     let name = map_name::<F>("affinity");
     Ok(HashMap::try_from(ebpf.map_mut(&name).context(name)?)?.insert(key, affinity, 0)?)
+}
+
+fn age_affinity<F: Family>(ebpf: &mut Ebpf, seconds: u64) -> Result<()>
+where
+    AffinityKey<F::Addr>: Pod,
+{
+    let name = map_name::<F>("affinity");
+    let mut map = HashMap::<_, AffinityKey<F::Addr>, Affinity>::try_from(ebpf.map_mut(&name).context(name)?)?;
+    let known: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+    for (key, affinity) in known {
+        let last_used = affinity.last_used.wrapping_sub(Ticks::from_secs(seconds).0);
+        map.insert(key, Affinity { last_used, ..affinity }, 0)?;
+    }
+    Ok(())
 }

@@ -1,38 +1,52 @@
 //! Random worlds, changes and packets. Few names, addresses and ports, so that much meets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod packet;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::Protocol;
 use fastrand::Rng;
+use ipnetwork::IpNetwork;
 
-use super::{Endpoint, Ingress, Kind, NODE, Port, Service, Slice, World, objects::Touched, rules::Client};
-use crate::topology::{self, Addresses, IpVersion};
+use super::{DEFAULT_AFFINITY, Endpoint, Ingress, Kind, NODE, Port, Service, Slice, World, objects::Touched};
+use crate::topology::{self, IpVersion};
 
 /// Number of services.
 const SERVICES: u8 = 6;
 /// Number of cluster IPs per family.
 const CLUSTER_IPS: u8 = 12;
-/// Names, protocols and numbers of ports; endpoints serve under other numbers.
-const PORTS: [(&str, Protocol, u16); 4] = [
+/// Names, protocols and numbers of ports; endpoints mostly serve under other numbers.
+const PORTS: [(&str, Protocol, u16); 5] = [
     ("http", Protocol::Tcp, 80),
     ("quic", Protocol::Udp, 80),
     ("dns", Protocol::Udp, 53),
     ("alt", Protocol::Tcp, 8080),
+    ("signals", Protocol::Sctp, 3868),
 ];
+/// Ranges with some of the cluster IPs, within those of the cluster.
+const SERVICE_CIDR_PARTS: (&str, &str) = ("10.96.0.0/29", "fd96::/125");
+/// Ranges that admit some clients: pods, others, the node, one or some, with blanks and host bits, of a family that few clients have.
+const SOURCE_RANGES: [&str; 8] = [
+    "10.244.0.10/31",
+    " 10.244.0.12/24 ",
+    "172.20.0.200/32",
+    "fd44::/62",
+    "fd20::c9/128",
+    "172.20.0.8/29",
+    "fd20::a/128",
+    "::/1",
+];
+/// An affinity's timeout in seconds.
+const AFFINITY: u32 = 1000;
+/// Spans in seconds that pass at once. However many of them are put together, the sum is minutes away from either timeout.
+pub const SPANS: [u64; 2] = [420, 8000];
 const NODES: [&str; 3] = [NODE, "b", "c"];
 const ZONES: [&str; 2] = ["x", "y"];
 /// Pods per node.
 const PODS: u8 = 4;
 
-/// Which packets are made.
-#[derive(Clone, Copy, Debug)]
-pub struct Scope {
-    /// To ports that a cluster IP does not have.
-    pub undefined_ports: bool,
-}
-
 impl World {
-    /// A world without services.
+    /// A world without services, on a node with one address of each family.
     pub fn empty() -> Self {
         let addresses = IpVersion::BOTH.map(|version| topology::node(0).ip(version));
         Self { zone: Some(ZONES[0]), addresses: addresses.into(), ..Self::default() }
@@ -41,10 +55,11 @@ impl World {
     /// Changes something.
     pub fn touch(&mut self, rng: &mut Rng) -> Touched {
         let number = rng.u8(0..SERVICES);
-        match rng.u8(0..20) {
+        match rng.u8(0..21) {
             0..7 => self.touch_service(rng, number),
             7..18 => self.touch_slice(rng, number),
-            18 => {
+            18 => self.touch_service_cidr(rng),
+            19 => {
                 self.zone = rng.choice([None, Some(ZONES[0]), Some(ZONES[1])]).flatten();
                 Touched::Node
             }
@@ -57,6 +72,21 @@ impl World {
                 Touched::Addresses
             }
         }
+    }
+
+    /// The cluster's own ranges, which some clusters do not tell, and additional ones.
+    fn touch_service_cidr(&mut self, rng: &mut Rng) -> Touched {
+        let name = ["kubernetes", "more"][rng.usize(0..2)].to_owned();
+        self.service_cidrs.remove(&name);
+        let (v4, v6) = topology::SERVICE_CIDRS;
+        let (part4, part6) = SERVICE_CIDR_PARTS;
+        let ranges = [vec![], vec![v4], vec![v6], vec![v4, v6], vec![v4, v6], vec![part4], vec![part4, part6]];
+        let ranges: Vec<IpNetwork> =
+            rng.choice(ranges).into_iter().flatten().filter_map(|range| range.parse().ok()).collect();
+        if !ranges.is_empty() {
+            self.service_cidrs.insert(name.clone(), ranges);
+        }
+        Touched::ServiceCidr(name)
     }
 
     fn touch_service(&mut self, rng: &mut Rng, number: u8) -> Touched {
@@ -76,18 +106,24 @@ impl World {
         let mut service = Service { cluster_ips: self.free_cluster_ips(rng), ..Service::default() };
         service.ports = ports(rng, number);
         service.kind = kind(rng);
+        service.affinity = rng.choice([None, None, Some(AFFINITY)]).flatten();
         service
     }
 
     fn vary(&self, rng: &mut Rng, number: u8, service: &mut Service) {
-        match rng.u8(0..9) {
+        match rng.u8(0..11) {
             0 => service.kind = kind(rng),
             1 => service.cluster_ips = self.free_cluster_ips(rng),
             2 => service.ports = ports(rng, number),
             3 => service.external_local = !service.external_local,
             4 => service.internal_local = !service.internal_local,
-            5 => service.external_ips = some(rng, &external_ips(number)),
-            6 | 7 => {
+            5 => service.source_ranges = if rng.bool() { Vec::new() } else { some(rng, &SOURCE_RANGES) },
+            6 => {
+                let affinity = [None, Some(AFFINITY), Some(DEFAULT_AFFINITY)];
+                service.affinity = rng.choice(affinity).flatten();
+            }
+            7 => service.external_ips = some(rng, &external_ips(number)),
+            8 | 9 => {
                 let ingress = some(rng, &ingress_ips(number));
                 let mode = |rng: &mut Rng| rng.choice([None, Some("VIP"), Some("Proxy")]).flatten();
                 service.ingress = ingress.into_iter().map(|ip| Ingress { ip: Some(ip), mode: mode(rng) }).collect();
@@ -145,56 +181,6 @@ impl World {
         }
         Touched::Slice(name)
     }
-
-    /// Who sends what where.
-    pub fn packet(&self, rng: &mut Rng, scope: Scope) -> (Client, SocketAddr, Protocol) {
-        loop {
-            let (to, protocol) = self.destination(rng);
-            if !scope.undefined_ports
-                && self.fate(Client::Outside(to.ip()), to, protocol) == (super::rules::Fate::Refused, None)
-            {
-                continue;
-            }
-            let version = IpVersion::of(to.ip());
-            let client = match rng.u8(0..8) {
-                0..4 => Client::Pod(topology::pod(0, rng.u8(0..PODS)).ip(version)),
-                other => Client::Outside(outside(other % 2).ip(version)),
-            };
-            return (client, to, protocol);
-        }
-    }
-
-    fn destination(&self, rng: &mut Rng) -> (SocketAddr, Protocol) {
-        let version = IpVersion::BOTH[rng.usize(0..2)];
-        let service = rng.u8(0..SERVICES);
-        let (_, mut protocol, port) = PORTS[rng.usize(0..PORTS.len())];
-        if rng.u8(0..12) == 0 {
-            protocol = if protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp };
-        }
-        let known = self.services.get(&format!("s{service}"));
-        let own = known.map(|service| service.ports.clone()).unwrap_or_default();
-        let node_port = rng.choice(own.iter().map(|port| (port.node_port, port.protocol)));
-        let to = match rng.u8(0..12) {
-            0..4 => {
-                let ip = known.and_then(|service| rng.choice(service.cluster_ips.iter().copied()));
-                (ip.unwrap_or_else(|| topology::service(rng.u8(1..=CLUSTER_IPS)).ip(version)), port)
-            }
-            4 | 5 => (pick(rng, &external_ips(service)), port),
-            6 | 7 => (pick(rng, &ingress_ips(service)), port),
-            8..11 => {
-                let (port, of) = node_port.unwrap_or((30_000, protocol));
-                protocol = of;
-                (topology::node(if rng.bool() { 0 } else { 20 }).ip(version), port)
-            }
-            _ => (topology::pod(1, 0).ip(version), 8080),
-        };
-        (to.into(), protocol)
-    }
-}
-
-/// A client outside the cluster.
-fn outside(number: u8) -> Addresses {
-    topology::node(190 + number)
 }
 
 fn external_ips(number: u8) -> [IpAddr; 3] {
@@ -244,7 +230,9 @@ fn slice_ports(rng: &mut Rng) -> Vec<(&'static str, Protocol, u16)> {
     let mut ports = Vec::new();
     for (name, protocol, port) in PORTS {
         if rng.u8(0..10) > 0 {
-            ports.push((name, protocol, port + 8000 + u16::from(rng.bool())));
+            // SCTP's ports should stay as they are.
+            let keeps = protocol == Protocol::Sctp && rng.u8(0..3) > 0;
+            ports.push((name, protocol, if keeps { port } else { port + 8000 + u16::from(rng.bool()) }));
         }
     }
     ports

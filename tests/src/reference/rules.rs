@@ -5,25 +5,28 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use dataplane_common::Protocol;
+use dataplane_common::{DropReason, Protocol};
+use ipnetwork::IpNetwork;
 
-use super::{Endpoint, Kind, NODE, Port, Service, World};
-use crate::topology::{self, IpVersion};
+use super::{Endpoint, Ingress, Kind, NODE, Port, Service, World, source::Source};
+use crate::topology::IpVersion;
 
 /// Who sends a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     /// A pod on this node.
     Pod(IpAddr),
-    /// Someone outside of the cluster.
+    /// Someone outside of the node.
     Outside(IpAddr),
+    /// A process of this node, whose socket was not translated.
+    Host(IpAddr),
 }
 
 impl Client {
     /// Its address.
     pub fn ip(self) -> IpAddr {
         match self {
-            Self::Pod(ip) | Self::Outside(ip) => ip,
+            Self::Pod(ip) | Self::Outside(ip) | Self::Host(ip) => ip,
         }
     }
 }
@@ -37,15 +40,38 @@ pub enum Fate {
     Sent(Backends),
     /// Its sender learns at once that nobody answers.
     Refused,
-    /// It is dropped in silence.
-    Dropped,
+    /// It is dropped in silence, and counted.
+    Dropped(DropReason),
 }
 
-/// Addresses and ports of endpoints, and whether each is on this node.
-pub type Backends = BTreeMap<SocketAddr, bool>;
+/// Endpoints that a flow may reach, and whether each is on this node.
+type Set = BTreeMap<SocketAddr, bool>;
+
+/// Addresses and ports of endpoints, and how a packet gets to each.
+pub type Backends = BTreeMap<SocketAddr, Arrival>;
+
+/// How a packet gets to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Whether the backend is on this node.
+    pub is_local: bool,
+    /// Whose address it sees.
+    pub source: Source,
+    /// Why a packet to this one does not arrive.
+    pub lost: Option<DropReason>,
+}
+
+/// What about a Service makes an address and port lead to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frontend {
+    ClusterIp,
+    ExternalIp,
+    LoadBalancer,
+    NodePort,
+}
 
 /// A service port: the unit that endpoints serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
     /// The Service.
     pub service: String,
@@ -58,21 +84,35 @@ pub struct Owner {
 impl World {
     /// What may become of the first packet of a flow, and whose it is.
     pub fn fate(&self, client: Client, to: SocketAddr, protocol: Protocol) -> (Fate, Option<Owner>) {
-        let Some((name, service, port, internal)) = self.frontend(to, protocol) else {
+        let Some((name, service, port, frontend)) = self.frontend(to, protocol) else {
             return (self.fate_without_service(to.ip()), None);
         };
+        let owner = Some(Owner { service: name.to_owned(), port: port.name, protocol });
+        if frontend == Frontend::LoadBalancer && !service.admits(client.ip()) {
+            return (Fate::Dropped(DropReason::SourceRange), owner);
+        }
         let endpoints = self.endpoints(name, port, IpVersion::of(to.ip()));
         // A client on the node short-circuits to all endpoints, whatever the external policy says (P34, P40).
         let outside = matches!(client, Client::Outside(_));
-        let only_local = if internal { service.internal_local } else { service.external_local && outside };
+        let only_local = match frontend {
+            Frontend::ClusterIp => service.internal_local,
+            _ => service.external_local && outside,
+        };
         let chosen = if only_local { local_set(&endpoints) } else { self.cluster_set(&endpoints) };
         let fate = match (chosen.is_empty(), only_local && endpoints.values().any(|endpoint| serves(endpoint))) {
-            (false, _) => Fate::Sent(chosen),
+            (false, _) => {
+                let arrival = |addr: SocketAddr, is_local| Arrival {
+                    is_local,
+                    source: self.source(client, frontend == Frontend::ClusterIp, (addr.ip(), is_local)),
+                    lost: lost(client, (to.port(), protocol), addr),
+                };
+                Fate::Sent(chosen.into_iter().map(|(addr, is_local)| (addr, arrival(addr, is_local))).collect())
+            }
             // Others could answer, but not here (P31).
-            (true, true) => Fate::Dropped,
+            (true, true) => Fate::Dropped(DropReason::NoLocalEndpoints),
             (true, false) => Fate::Refused,
         };
-        (fate, Some(Owner { service: name.to_owned(), port: port.name, protocol }))
+        (fate, owner)
     }
 
     /// The endpoints that flows of `owner` may stay with.
@@ -102,30 +142,33 @@ impl World {
         addresses.any(|owned| owned == ip)
     }
 
+    /// P10 and P32
     fn fate_without_service(&self, ip: IpAddr) -> Fate {
-        // An active cluster IP without this port (P32).
-        if self.owns(ip) { Fate::Refused } else { Fate::Untouched }
+        let mut ranges = self.service_cidrs.values().flatten();
+        let is_inside = ranges.clone().any(|range| range.contains(ip));
+        match (ranges.next().is_some(), is_inside) {
+            // Services get their addresses elsewhere.
+            (true, false) => Fate::Untouched,
+            // An active cluster IP without this port.
+            _ if self.owns(ip) => Fate::Refused,
+            (_, true) => Fate::Dropped(DropReason::UnownedServiceAddress),
+            // Perhaps an old cluster, which has no ServiceCIDRs.
+            (false, false) => Fate::Untouched,
+        }
     }
 
-    /// The service and port that `to` is a frontend of, and whether it is a cluster IP.
-    fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<(&str, &Service, &Port, bool)> {
+    /// The service and port that `to` is a frontend of.
+    fn frontend(&self, to: SocketAddr, protocol: Protocol) -> Option<(&str, &Service, &Port, Frontend)> {
         for (name, service) in self.services.iter().filter(|(_, service)| service.is_ours()) {
             if !service.has_family(IpVersion::of(to.ip())) {
                 continue;
             }
             for port in service.ports.iter().filter(|port| port.protocol == protocol) {
-                let internal = service.cluster_ips.contains(&to.ip());
-                let external = service.external_ips.contains(&to.ip())
-                    || service
-                        .ingress
-                        .iter()
-                        .any(|ingress| ingress.ip == Some(to.ip()) && matches!(ingress.mode, None | Some("VIP")));
-                if port.port == to.port() && (internal || external) {
-                    return Some((name, service, port, internal));
-                }
+                let of_address = service.address(to.ip()).filter(|_| port.port == to.port());
                 let has_node_port = matches!(service.kind, Kind::NodePort | Kind::LoadBalancer);
-                if has_node_port && port.node_port == to.port() && self.addresses.contains(&to.ip()) {
-                    return Some((name, service, port, false));
+                let is_node_port = has_node_port && port.node_port == to.port() && self.addresses.contains(&to.ip());
+                if let Some(frontend) = of_address.or(is_node_port.then_some(Frontend::NodePort)) {
+                    return Some((name, service, port, frontend));
                 }
             }
         }
@@ -154,7 +197,7 @@ impl World {
     }
 
     /// P20 and P23.
-    fn cluster_set(&self, endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Backends {
+    fn cluster_set(&self, endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Set {
         let ready = select(endpoints, is_ready);
         if ready.is_empty() {
             return select(endpoints, serves);
@@ -174,10 +217,40 @@ impl World {
     }
 }
 
+impl Fate {
+    /// Why the packet may be dropped.
+    pub fn drop_reasons(&self) -> BTreeSet<DropReason> {
+        match self {
+            Self::Dropped(reason) => BTreeSet::from([*reason]),
+            Self::Sent(backends) => backends.values().filter_map(|arrival| arrival.lost).collect(),
+            Self::Untouched | Self::Refused => BTreeSet::new(),
+        }
+    }
+}
+
 impl Service {
     /// Whether sluice has to do with it at all (P05, P06).
     fn is_ours(&self) -> bool {
         self.left_to_others.is_none() && !matches!(self.kind, Kind::Headless | Kind::ExternalName)
+    }
+
+    /// What its address `ip` is; the first field that names it decides.
+    fn address(&self, ip: IpAddr) -> Option<Frontend> {
+        let is_balanced = |ingress: &Ingress| ingress.ip == Some(ip) && matches!(ingress.mode, None | Some("VIP"));
+        if self.cluster_ips.contains(&ip) {
+            Some(Frontend::ClusterIp)
+        } else if self.external_ips.contains(&ip) {
+            Some(Frontend::ExternalIp)
+        } else {
+            self.ingress.iter().any(is_balanced).then_some(Frontend::LoadBalancer)
+        }
+    }
+
+    /// Whether `client` may use its load balancers' addresses (P33): anyone without ranges, else who is in one of them. Ranges of
+    /// one family close the other.
+    fn admits(&self, client: IpAddr) -> bool {
+        let mut ranges = self.source_ranges.iter().filter_map(|range| range.trim().parse::<IpNetwork>().ok());
+        self.source_ranges.is_empty() || ranges.any(|range| range.contains(client))
     }
 
     /// Whether it has a cluster IP of `version`: addresses of another family lead nowhere (P02).
@@ -186,13 +259,24 @@ impl Service {
     }
 }
 
+/// Why what `client` sends to a port does not reach the backend `to`, if that is chosen.
+fn lost(client: Client, (port, protocol): (u16, Protocol), to: SocketAddr) -> Option<DropReason> {
+    // Its checksum covers the ports, and whoever translated them would have to read all of the packet (P42).
+    if protocol == Protocol::Sctp && port != to.port() {
+        return Some(DropReason::SctpPort);
+    }
+    // What has been on its way out does not come back in as the node's own.
+    let is_own = matches!(client, Client::Host(ip) if ip == to.ip());
+    is_own.then_some(DropReason::NoRoute)
+}
+
 /// P21
-fn local_set(endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Backends {
+fn local_set(endpoints: &BTreeMap<SocketAddr, &Endpoint>) -> Set {
     let ready = select(endpoints, |endpoint| is_ready(endpoint) && is_local(endpoint));
     if ready.is_empty() { select(endpoints, |endpoint| serves(endpoint) && is_local(endpoint)) } else { ready }
 }
 
-fn select(endpoints: &BTreeMap<SocketAddr, &Endpoint>, wanted: impl Fn(&Endpoint) -> bool) -> Backends {
+fn select(endpoints: &BTreeMap<SocketAddr, &Endpoint>, wanted: impl Fn(&Endpoint) -> bool) -> Set {
     let wanted = endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
     wanted.map(|(addr, endpoint)| (*addr, is_local(endpoint))).collect()
 }
@@ -210,11 +294,4 @@ fn serves(endpoint: &Endpoint) -> bool {
 
 fn is_local(endpoint: &Endpoint) -> bool {
     endpoint.node == Some(NODE)
-}
-
-/// Whether `ip` is one that services get their addresses from (P10).
-pub fn is_service_address(ip: IpAddr) -> bool {
-    let (v4, v6) = topology::SERVICE_CIDRS;
-    let contains = |cidr: &str| cidr.parse::<ipnetwork::IpNetwork>().is_ok_and(|cidr| cidr.contains(ip));
-    contains(v4) || contains(v6)
 }

@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -99,16 +100,27 @@ fn connect(ask: &Ask) -> io::Result<Open> {
         stream.set_write_timeout(Some(patience))?;
         return Ok(Open::Stream(BufReader::new(stream)));
     }
-    let any: SocketAddr = match ask.to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any)?;
+    let any: IpAddr = if ask.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ip = ask.from_ip.unwrap_or(any);
+    let socket = if ask.from_port == 0 { bind_unused(ip)? } else { UdpSocket::bind((ip, ask.from_port))? };
     socket.set_read_timeout(Some(patience))?;
     if ask.transport == Transport::Udp {
         socket.connect(ask.to)?;
     }
     Ok(Open::Datagram(socket, ask.clone()))
+}
+
+/// A socket with a port of the ephemeral range that no socket of this process has had for long: a service remembers a client's
+/// datagrams for minutes, and the kernel soon gives out a port again.
+fn bind_unused(ip: IpAddr) -> io::Result<UdpSocket> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = 32_768 + NEXT.fetch_add(1, Ordering::Relaxed) % 28_000;
+        match UdpSocket::bind((ip, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            done => return done,
+        }
+    }
 }
 
 fn exchange(socket: &UdpSocket, ask: &Ask, datagram: &[u8]) -> io::Result<(Vec<u8>, SocketAddr)> {

@@ -1,6 +1,11 @@
 //! What the test bed and its traffic processes say to each other.
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use dataplane_common::Protocol;
 use serde::{Deserialize, Serialize};
@@ -95,12 +100,16 @@ pub struct Ask {
     pub patience: Duration,
     /// Bytes of payload to send and to get back, beyond the greeting; zero for none.
     pub payload: usize,
+    /// The port to ask from with a datagram; zero for any.
+    pub from_port: u16,
+    /// The address to ask from with a datagram; any when there is none.
+    pub from_ip: Option<IpAddr>,
 }
 
 impl Ask {
     /// A question with the usual patience.
     pub fn new(transport: impl Into<Transport>, to: SocketAddr) -> Self {
-        Self { transport: transport.into(), to, patience: super::PATIENCE, payload: 0 }
+        Self { transport: transport.into(), to, patience: super::PATIENCE, payload: 0, from_port: 0, from_ip: None }
     }
 
     /// The same, waiting for `patience`.
@@ -111,6 +120,16 @@ impl Ask {
     /// The same, with `payload` bytes to be echoed.
     pub fn payload(self, payload: usize) -> Self {
         Self { payload, ..self }
+    }
+
+    /// The same, a datagram from `from_port`.
+    pub fn from_port(self, from_port: u16) -> Self {
+        Self { from_port, ..self }
+    }
+
+    /// The same, a datagram from `ip`.
+    pub fn from_ip(self, ip: IpAddr) -> Self {
+        Self { from_ip: Some(ip), ..self }
     }
 }
 

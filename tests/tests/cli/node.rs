@@ -13,12 +13,12 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
 use dataplane_agent::{
-    datapath::{Datapath, Options, Pins, attach::TcMode, cgroup::SocketLb},
+    datapath::{Datapath, Options, Pins, attach::TcMode, cgroup::SocketLb, xdp::XdpMode},
     model::device::{Interface, Role},
 };
 use dataplane_common::{
     Addr, Backend, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Frontend, FrontendKey, FrontendKind, Next,
-    NodeConfig, Scope, ServiceName, Side, SlotRange, SocketKey, SocketOrigin, Ticks, map::local_addr,
+    NodeConfig, Scope, ServiceName, Side, SlotRange, SocketKey, SocketOrigin, Ticks, Way, map::local_addr,
 };
 use dataplane_tests::{binaries, bpffs::Bpffs, cgroup::Cgroup, leftovers, netns::Netns};
 
@@ -66,6 +66,7 @@ impl Node {
             pins: Pins::new(node.bpffs.path()),
             cgroup_root: node.cgroup.path().to_owned(),
             tc,
+            xdp: XdpMode::Auto,
             socket_lb: SocketLb::Host,
             entries: BTreeMap::from([("conntrack4", 1024), ("conntrack6", 1024), ("slots", 1024)]),
             config: NodeConfig::DEFAULT,
@@ -73,7 +74,7 @@ impl Node {
         let mut datapath = node.netns.run(|| Datapath::open(options))??;
         let interface = |name: &str, role| -> Result<Interface> {
             let index = node.netns.run(|| nix::net::if_::if_nametoindex(name))??;
-            Ok(Interface { index, name: name.to_owned(), role })
+            Ok(Interface { index, name: name.to_owned(), role, hardware: false })
         };
         let interfaces = [interface("pod0", Role::Pod)?, interface("eth0", Role::Uplink)?];
         let applied = node.netns.run(|| datapath.attach(&interfaces))??;
@@ -245,12 +246,13 @@ fn backend<A: Addr>(text: &str, flags: u8) -> Result<Backend<A>> {
 /// Both entries of an established TCP flow: client, frontend, translated source, backend.
 fn entries<A: Addr>(addresses: [&str; 4], backend: u32) -> Result<[(FlowKey<A>, Flow<A>); 2]> {
     let [client, frontend, source, server] = addresses.map(end::<A>);
-    let tuple = |(src, src_port), (dst, dst_port)| FlowKey { src, dst, src_port, dst_port, protocol: 6, pad: [0; 3] };
+    let tuple = |(src, src_port), (dst, dst_port)| FlowKey::new(src, dst, src_port, dst_port, 6);
     let key = tuple(client?, frontend?);
     let translated = tuple(source?, server?);
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
     let deadline = Ticks::from_nanos(std::time::Duration::from(now).as_nanos() as u64).0 + Ticks::from_secs(600).0;
     let flow = |to: FlowKey<A>, direction: Direction, side: Side| Flow {
+        way: Way::UNKNOWN,
         packets: 3,
         bytes: 180,
         src: to.src,

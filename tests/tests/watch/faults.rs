@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use axum::http::StatusCode;
-use dataplane_agent::{
-    model::{Change, ObjectName},
-    watch::kube::{self as kube_source, Connection},
-};
+use dataplane_agent::model::{Change, ObjectName};
 use dataplane_tests::apiserver::{ApiServer, Request, Resource, TestServer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -63,8 +60,6 @@ async fn p10_a_server_without_service_cidrs_is_complete_without_them() -> Result
     let server = TestServer::start().await?;
     server.apply(&service("a", 1))?;
     server.without(Resource::ServiceCidrs);
-    let connection = || Connection::with_config(server.config());
-    assert_eq!(kube_source::has_service_cidrs(&connection()?).await, Some(false));
     let mut observer = Observer::of_server(server.config())?;
     observer.until_synced().await?;
     assert_eq!(observer.services(), ["a"]);
@@ -84,7 +79,6 @@ async fn p10_service_cidrs_come_and_go() -> Result<()> {
     server.apply(&object)?;
     observer.until("the ranges are known", |state| state.service_cidrs.len() == 1).await?;
     assert_eq!(observer.state.service_cidrs["more"], ["10.100.0.0/16".parse()?, "fd00:100::/112".parse()?]);
-    assert_eq!(kube_source::has_service_cidrs(&Connection::with_config(server.config())?).await, Some(true));
     server.delete(&object)?;
     observer.until("the ranges are gone", |state| state.service_cidrs.is_empty()).await?;
     observer.ended().await

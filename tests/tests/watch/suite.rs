@@ -169,7 +169,7 @@ pub(crate) async fn p58_api_server_down_keeps_last_state_and_resumes<A: ApiServe
     observer.listen(Duration::from_millis(500)).await;
     let heard: Vec<_> = observer.take_heard();
     assert!(
-        matches!(&*heard, [Change::Service(new, Some(_))] if new.name == "new"),
+        matches!(&*heard, [Change::Service(new, Some(_))] if &*new.name == "new"),
         "nothing is sent again: {heard:?}"
     );
     for part in ["cannot be reached", "is reachable again"] {

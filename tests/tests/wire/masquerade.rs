@@ -110,6 +110,23 @@ fn p35_masquerade_all_hides_the_pods_too() -> Result<()> {
 }
 
 #[test]
+fn p35_p46_a_process_of_the_node_itself_sees_the_client() -> Result<()> {
+    each(NodeConfig::MASQUERADE_OUTSIDE | NodeConfig::MASQUERADE_ALL, |harness, router, cast, protocol| {
+        let target = Target { addr: (cast.node_port.ip(), 6443).into(), local: true };
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[target])?;
+        for (client, hook, back) in
+            [(cast.pod, Hook::FromPod, Hook::ToPod), (cast.client, Hook::FromUplink, Hook::ToUplink)]
+        {
+            let sent = Packet::first(protocol, client, cast.service);
+            let arrived = router.passes(harness, hook, &sent)?;
+            assert_eq!(arrived, Packet { dst: target.addr, ..sent });
+            assert_eq!(router.passes(harness, back, &arrived.answer())?.src, cast.service);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn p35_clients_with_the_same_port_get_ports_of_their_own() -> Result<()> {
     each(NodeConfig::MASQUERADE_ALL, |harness, router, cast, protocol| {
         harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
@@ -166,6 +183,30 @@ fn p44_errors_about_masqueraded_flows_reach_their_senders() -> Result<()> {
         // For the backend the node is the client.
         told((harness, router), Hook::FromUplink, (&answer, &back), (cast.client.ip(), cast.node_port.ip()))?;
         told((harness, router), Hook::FromUplink, (&answer, &back), (cast.router, cast.router))
+    })
+}
+
+#[test]
+fn p44_the_nodes_own_socket_is_told_about_its_request() -> Result<()> {
+    each(0, |harness, router, cast, protocol| {
+        for (target, port) in [(cast.local, 81), (cast.remote, 82)] {
+            // An address that the node has a route to, as it must have for the request to leave by the uplink.
+            let at: SocketAddr = (cast.client.ip(), port).into();
+            harness.add_frontend(FrontendKind::ExternalIp, protocol, at, &[target])?;
+            let sent = Packet::first(protocol, (cast.node_port.ip(), 40_000).into(), at);
+            let frame = sent.frame()?;
+            let out = router.inside(|| harness.run_from_socket(router.uplink, Hook::ToUplink, &frame))??;
+            ensure!(out.action == Action::Redirect, "{:?}", out.action);
+            let told = Icmp::about(IcmpError::TooBig(1280), target.addr.ip(), &out.frame, 4096)?;
+            // As its answer would be: handed in where the request went out, or on its way up already.
+            let (hook, action) =
+                if target.local { (Hook::FromPod, Action::Redirect) } else { (Hook::FromUplink, Action::Pass) };
+            let Parsed::Icmp(got) = router.meets(harness, hook, &told.frame()?, action)? else {
+                anyhow::bail!("no ICMP error")
+            };
+            assert_eq!(got, Icmp { src: at.ip(), about: frame[14..].to_vec(), ..told });
+        }
+        Ok(())
     })
 }
 

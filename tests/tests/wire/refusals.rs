@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use dataplane_common::{DropReason, Frontend, FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, map::cidr};
+use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, conntrack::TcpFlags, map::cidr};
 use dataplane_tests::{harness::Hook, packet::Packet};
 
-use crate::cast::{drops, each, each_with, passes, refuses};
+use crate::cast::{drops, each, passes, refuses};
 
 /// The hooks where flows begin.
 const ENTRANCES: [Hook; 2] = [Hook::FromPod, Hook::FromUplink];
 
 #[test]
 fn p10_an_address_of_a_service_cidr_that_no_service_owns_is_dropped() -> Result<()> {
-    each_with(NodeConfig::SERVICE_CIDRS, |harness, cast, protocol| {
+    each(|harness, cast, protocol| {
         let (prefix, length) = cast.services();
         harness.put_cidr(prefix, length, cidr::SERVICE)?;
         harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
@@ -35,8 +35,7 @@ fn p10_an_address_of_a_service_cidr_that_no_service_owns_is_dropped() -> Result<
 fn p10_without_knowledge_of_the_cidrs_an_unowned_address_passes() -> Result<()> {
     each(|harness, cast, protocol| {
         let (prefix, length) = cast.services();
-        // The entry alone says nothing: the node's configuration does.
-        harness.put_cidr(prefix, length, cidr::SERVICE)?;
+        harness.put_cidr(prefix, length, cidr::POD)?;
         for hook in ENTRANCES {
             let sent = Packet::first(protocol, cast.pod, cast.unowned);
             assert_eq!(passes(harness, hook, &sent)?, sent);
@@ -48,9 +47,9 @@ fn p10_without_knowledge_of_the_cidrs_an_unowned_address_passes() -> Result<()> 
 
 #[test]
 fn p10_a_prefix_of_pods_is_no_prefix_of_services() -> Result<()> {
-    each_with(NodeConfig::SERVICE_CIDRS, |harness, cast, protocol| {
+    each(|harness, cast, protocol| {
         let (prefix, length) = cast.services();
-        harness.put_cidr(prefix, length, cidr::POD)?;
+        harness.put_cidr(prefix, length, cidr::POD | cidr::SERVICES_KNOWN)?;
         let sent = Packet::first(protocol, cast.pod, cast.unowned);
         assert_eq!(passes(harness, Hook::FromPod, &sent)?, sent);
         Ok(())
@@ -59,10 +58,10 @@ fn p10_a_prefix_of_pods_is_no_prefix_of_services() -> Result<()> {
 
 #[test]
 fn p32_a_port_that_an_active_cluster_ip_does_not_have_is_refused() -> Result<()> {
-    for flags in [0, NodeConfig::SERVICE_CIDRS] {
-        each_with(flags, |harness, cast, protocol| {
+    for bits in [cidr::POD, cidr::SERVICE | cidr::SERVICES_KNOWN] {
+        each(|harness, cast, protocol| {
             let (prefix, length) = cast.services();
-            harness.put_cidr(prefix, length, cidr::SERVICE)?;
+            harness.put_cidr(prefix, length, bits)?;
             harness.put_other_ports(cast.service.ip())?;
             harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
             let other = (cast.service.ip(), 81).into();

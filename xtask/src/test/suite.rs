@@ -16,6 +16,12 @@ use crate::{privilege, workspace};
 
 /// The package whose tests need root.
 const ROOT_PACKAGE: &str = "dataplane-tests";
+/// The suites of real agents and real packets: they show the same in every mode.
+const PACKET_SUITES: [&str; 5] = ["addresses", "endpoints", "life", "services", "upstream"];
+/// The modes beside the default one, as the test bed knows them.
+pub(super) const MODES: [&str; 3] = ["packet", "bypass", "socket"];
+/// Where the test bed finds the mode.
+const MODE: &str = "SLUICE_TEST_MODE";
 /// A suite that is silent for so long hangs.
 const SILENCE: Duration = Duration::from_secs(600);
 
@@ -27,6 +33,8 @@ pub(super) struct Suite {
     /// The package's folder, where cargo would run the binary.
     folder: PathBuf,
     pub(super) needs_root: bool,
+    /// Whether it runs once per mode.
+    pub(super) has_modes: bool,
 }
 
 /// Builds every test binary of the workspace.
@@ -69,27 +77,30 @@ impl Suite {
         let target = message["target"]["name"].as_str()?;
         let name = if target.replace('_', "-") == package { package.to_owned() } else { format!("{package} {target}") };
         let needs_root = package == ROOT_PACKAGE;
-        Some(Self { name, executable, folder, needs_root })
+        let has_modes = needs_root && PACKET_SUITES.contains(&target);
+        Some(Self { name, executable, folder, needs_root, has_modes })
     }
 
-    /// Runs the binary, shows its output and counts.
-    pub(super) fn run(&self, filter: Option<&str>, tally: &mut Tally) {
-        match self.command() {
+    /// Runs the binary in the default mode or in `mode`, shows its output and counts.
+    pub(super) fn run(&self, mode: Option<&str>, filter: Option<&str>, tally: &mut Tally) {
+        let name = mode.map_or_else(|| self.name.clone(), |mode| format!("{} ({mode})", self.name));
+        match self.command(mode) {
             Ok(mut command) => {
                 command.args(filter);
-                count(&self.name, command, filter.is_some(), tally);
+                count(&name, command, filter.is_some(), tally);
             }
-            Err(error) => tally.failed.push(format!("{}: {error:#}", self.name)),
+            Err(error) => tally.failed.push(format!("{name}: {error:#}")),
         }
     }
 
-    fn command(&self) -> Result<Command> {
+    fn command(&self, mode: Option<&str>) -> Result<Command> {
         let mut command = if self.needs_root {
             // Through env(1), since sudo may drop variables; without CARGO, so that nothing builds as root.
             let mut command = privilege::as_root("env", "running the integration tests")?;
             let debug = workspace::target().join("debug/sluice");
             command.args(["-u", "CARGO"]).arg(format!("SLUICE_BIN={}", debug.display()));
-            command.arg(format!("CARGO_MANIFEST_DIR={}", self.folder.display())).arg(&self.executable);
+            command.arg(format!("CARGO_MANIFEST_DIR={}", self.folder.display()));
+            command.args(mode.map(|mode| format!("{MODE}={mode}"))).arg(&self.executable);
             command
         } else {
             let mut command = Command::new(&self.executable);

@@ -25,8 +25,8 @@ use crate::model::settings::{DetectLocal, NodePortAddresses, NodePortRange, Sett
 /// kube-proxy's `syncPeriod`; health fails after twice of it.
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
 
-/// The shortest time between two applications of changes.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// The shortest time between two applications of changes; bursts are gathered whatever it is.
+const MIN_INTERVAL: Duration = Duration::ZERO;
 
 /// Everything that kube-proxy's options decide, besides what [`AgentArgs`] holds itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,6 +44,21 @@ pub(super) struct Told {
     pub(super) started: SystemTime,
     /// Whether the kernel refused everything in the last round.
     pub(super) refused: bool,
+    /// Services that were applied since everything was.
+    pub(super) applied: usize,
+}
+
+/// A change of so many services leaves much memory behind.
+const LARGE: usize = 1000;
+
+/// Gives memory that is free back to the system, of which the allocator would keep most: lists and plans are made of many small
+/// pieces.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks, may be called at any time and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Ports of one Service whose traffic policy is Local while all endpoints are elsewhere.
@@ -99,6 +114,7 @@ impl Observer for Told {
         let addresses = applied.cluster.addresses();
         let restricted = || addresses.node_port.union(&addresses.loopback).copied().collect();
         checks.addresses = (!self.node_port_addresses.is_all()).then(restricted);
+        self.applied += applied.report.succeeded.len();
         self.checks.send_if_modified(|sent| {
             let changed = *sent != checks;
             *sent = checks;
@@ -114,6 +130,9 @@ impl Observer for Told {
         self.metrics.endpoint_changes_pending.set(0);
         if !self.refused {
             self.health.updated(Instant::now());
+        }
+        if std::mem::take(&mut self.applied) >= LARGE {
+            give_memory_back();
         }
     }
 
@@ -155,6 +174,9 @@ fn local_ready(name: &ObjectName, cluster: &Cluster) -> usize {
 }
 
 fn without_local(name: &ObjectName, service: &Service, cluster: &Cluster) -> WithoutLocal {
+    if [service.internal_policy, service.external_policy] == [TrafficPolicy::Cluster; 2] {
+        return WithoutLocal::default();
+    }
     let place = cluster.place();
     let mut ports = WithoutLocal::default();
     for port in &service.ports {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValue};
 use dataplane_common::{
     Addr as _, NodeConfig,
     map::{self, Role},
@@ -18,8 +18,8 @@ use glob::Pattern;
 
 use super::kube_proxy::{Decisions, KubeProxyFlags};
 use crate::{
-    datapath::{self, Pins, attach::TcMode, cgroup::SocketLb},
-    watch::kube::Access,
+    datapath::{self, Pins, attach::TcMode, cgroup::SocketLb, xdp::XdpMode},
+    watch::{devices::classify::HostBypass, kube::Access},
 };
 
 /// Where cgroup v2 may be mounted: alone, or beside version 1.
@@ -50,9 +50,15 @@ pub struct AgentArgs {
     /// How programs are attached to interfaces
     #[arg(long, value_enum, default_value_t)]
     pub tc: TcMode,
+    /// Whether requests from outside to backends on other nodes are forwarded by XDP on uplinks
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: XdpMode,
     /// Whose sockets are translated at connect time
     #[arg(long, value_enum, default_value_t)]
     pub socket_lb: SocketLb,
+    /// Whether packets of services go to their next hop without the host's stack, netfilter included
+    #[arg(long, value_enum, default_value_t)]
+    pub host_bypass: HostBypass,
     /// Names of pods' interfaces, with * and ? [default: every veth whose other end is in another network namespace]
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub pod_interfaces: Vec<Pattern>,
@@ -85,6 +91,23 @@ pub struct AgentArgs {
     /// What kube-proxy knows too.
     #[command(flatten)]
     pub kube_proxy: KubeProxyFlags,
+}
+
+impl ValueEnum for HostBypass {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::On, Self::Off]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Auto => PossibleValue::new("auto").help(
+                "As far as no rule of netfilter would miss them: between local pods without rules at PREROUTING or FORWARD, \
+                 beyond the node only if there are none at POSTROUTING either",
+            ),
+            Self::On => PossibleValue::new("on").help("Always: netfilter does nothing to packets of services"),
+            Self::Off => PossibleValue::new("off").help("Never"),
+        })
+    }
 }
 
 /// Where objects come from.
@@ -223,11 +246,15 @@ impl AgentArgs {
         if decisions.settings.local.masquerades_outside() {
             config.flags |= NodeConfig::MASQUERADE_OUTSIDE;
         }
+        if self.host_bypass != HostBypass::Off {
+            config.flags |= NodeConfig::HOST_BYPASS;
+        }
         let cgroup_root = self.cgroup_root.clone().unwrap_or_else(|| {
             let found = CGROUP_ROOTS.into_iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
             found.unwrap_or(CGROUP_ROOTS[0]).into()
         });
-        Ok(datapath::Options { pins, cgroup_root, tc: self.tc, socket_lb: self.socket_lb, entries, config })
+        let Self { tc, xdp, socket_lb, .. } = *self;
+        Ok(datapath::Options { pins, cgroup_root, tc, xdp, socket_lb, entries, config })
     }
 }
 
@@ -256,7 +283,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let options = datapath(parse("--node-name n").unwrap()).unwrap();
-        assert_eq!(options.config, NodeConfig::DEFAULT);
+        assert_eq!(options.config, NodeConfig { flags: NodeConfig::HOST_BYPASS, ..NodeConfig::DEFAULT });
         assert!(options.entries.is_empty());
         assert_eq!((options.tc, options.socket_lb), (TcMode::Auto, SocketLb::Host));
     }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -41,6 +41,9 @@ use crate::{
 
 /// Changes that may wait for the loop before sources have to.
 const QUEUE: usize = 1024;
+
+/// Changes that may wait for the programs to be loaded: those of a large cluster.
+const FIRST_QUEUE: usize = 1 << 16;
 
 /// How long the first look at the interfaces waits for the Node object, whose addresses tell an uplink from a pod.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
@@ -76,20 +79,20 @@ impl Feed {
         }
     }
 
-    /// Whether the cluster has ServiceCIDRs; `None` when that cannot be told now.
-    pub(super) async fn has_service_cidrs(&self) -> Option<bool> {
-        match self {
-            Self::Kube(connection) => kube::has_service_cidrs(connection).await,
-            Self::File(folder) => file::has_service_cidrs(folder).ok(),
-        }
-    }
-
     /// What writes events.
     pub(super) fn recorder(&self, node: &str) -> Recorder {
         match self {
             Self::Kube(connection) => Recorder::new(Some(connection), node),
             Self::File(_) => Recorder::new(None, node),
         }
+    }
+
+    /// Begins to deliver.
+    pub(super) fn start(self, node: &str) -> Delivery {
+        let (found, changes) = mpsc::channel(FIRST_QUEUE);
+        let mut task = JoinSet::new();
+        task.spawn(self.run(node.to_owned(), found));
+        Delivery { changes, task }
     }
 
     async fn run(self, node: String, changes: Sender) -> anyhow::Result<()> {
@@ -99,6 +102,12 @@ impl Feed {
         }
         Ok(())
     }
+}
+
+/// What a [`Feed`] delivers; it ends when this is dropped.
+pub(super) struct Delivery {
+    changes: mpsc::Receiver<Change>,
+    task: JoinSet<anyhow::Result<()>>,
 }
 
 /// What was decided before the start.
@@ -112,7 +121,7 @@ pub(super) struct Setup<'a> {
 /// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT.
 pub(super) async fn serve(
     setup: Setup<'_>,
-    feed: Feed,
+    feed: Delivery,
     mut surface: Surface,
     datapath: &mut Datapath,
     maps: impl Maps + Send + 'static,
@@ -122,7 +131,6 @@ pub(super) async fn serve(
     let Setup { args, decisions, node, bpffs } = setup;
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (changes, applied) = mpsc::channel(QUEUE);
-    let (found, forwarded) = mpsc::channel(QUEUE);
     let (node_addresses, node_known) = watch::channel(Vec::new());
     let (status, mut ready) = watch::channel(Arc::new(Status::default()));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -138,13 +146,14 @@ pub(super) async fn serve(
     send(&changes, Change::Settings(decisions.settings.clone())).await?;
     let told = (surface.told(sockets), alarm);
     let mut loop_task = tokio::spawn(sync::run(options, maps, applied, status, told, shutdown));
-    let mut feed_task = tokio::spawn(feed.run(node.clone(), found));
+    let Delivery { changes: forwarded, task: mut feed_task } = feed;
     let forward_task = tokio::spawn(forward(node, forwarded, changes.clone(), node_addresses, surface.arrival()));
     surface.serve(bpffs, ready.clone());
     let rules = Rules {
         pods: args.pod_interfaces.clone(),
         uplinks: args.uplinks.clone(),
         node_port: decisions.settings.node_port_addresses.clone(),
+        host_bypass: args.host_bypass,
         ..Rules::default()
     };
     let devices = Devices::open(rules, node_known.clone()).context("the node's interfaces cannot be watched")?;
@@ -155,13 +164,12 @@ pub(super) async fn serve(
         _ = terminated.recv() => Ok(()),
         _ = interrupted.recv() => Ok(()),
         ended = &mut loop_task => Err(ended_early("the loop", flatten(ended.map(|result| result.map_err(Into::into))))),
-        ended = &mut feed_task => Err(ended_early("the source", flatten(ended))),
+        Some(ended) = feed_task.join_next() => Err(ended_early("the source", flatten(ended))),
         result = attach(devices, datapath, &changes, node_known) => result,
     };
     let was_ready = ready.borrow_and_update().rounds > 0;
-    for task in
-        [sweeping.abort_handle(), feed_task.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()]
-    {
+    feed_task.abort_all();
+    for task in [sweeping.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()] {
         task.abort();
     }
     // Fails when the loop has ended already.

@@ -1,6 +1,7 @@
 //! What the agent shows to its cluster: health, metrics and events, in kube-proxy's own words.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -9,7 +10,6 @@ use std::{
 
 use anyhow::Context as _;
 use axum::Router;
-use dataplane_common::{V4, V6};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::{debug, info, warn};
 
@@ -17,21 +17,18 @@ use super::{kube_proxy::Decisions, observe::Told};
 use crate::{
     datapath::sockets::StaleSockets,
     health::{Eligibility, Health, checks, checks::Checks, listen::listen, serve},
-    maps::{
-        observed::{self, ObservedFamily},
-        pinned::{self, Access},
-    },
+    maps::observed,
     metrics::{self, Metrics},
     model::{Change, Source},
-    sync::Status,
+    sync::{
+        Status,
+        conntrack_gc::{Usage, turns},
+    },
     watch::events::{About, Event, Recorder},
 };
 
 /// When an address that is taken is tried again, as kube-proxy does.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// How old counts of conntrack entries may be: counting walks through the whole map.
-const COUNTS_LAST: Duration = Duration::from_secs(15);
 
 /// Health, metrics and events of a running agent; the servers end when it is dropped.
 pub(super) struct Surface {
@@ -70,6 +67,7 @@ impl Surface {
             triggered: Vec::new(),
             started: SystemTime::now(),
             refused: false,
+            applied: 0,
         }
     }
 
@@ -81,6 +79,7 @@ impl Surface {
     /// Begins to serve; `status` is what the loop says of itself.
     pub(super) fn serve(&mut self, bpffs: &Path, status: watch::Receiver<Arc<Status>>) {
         let Decisions { healthz, metrics, .. } = self.decisions;
+        let pressure = status.clone();
         if let Some(address) = healthz {
             let count = Arc::clone(&self.metrics);
             let count = move |path: &'static str, code: u16| {
@@ -91,7 +90,7 @@ impl Surface {
             self.tasks.spawn(serve_on("health", address, router));
         }
         if let Some(address) = metrics {
-            let refresh = Refresh { bpffs: bpffs.to_owned(), status, counted: Mutex::new(None) };
+            let refresh = Refresh { bpffs: bpffs.to_owned(), status, setting: Mutex::new(()) };
             let router =
                 metrics::serve::router(Arc::clone(&self.metrics), Arc::new(move |metrics| refresh.run(metrics)));
             self.tasks.spawn(serve_on("metrics", address, router));
@@ -108,6 +107,7 @@ impl Surface {
             });
         };
         self.tasks.spawn(checks::run(self.checks.subscribe(), Arc::clone(&self.health), failed));
+        self.tasks.spawn(tell_pressure(self.recorder.clone(), pressure));
         self.recorder.publish(Event {
             about: About::Node,
             is_warning: false,
@@ -169,13 +169,13 @@ async fn serve_on(what: &'static str, address: SocketAddr, router: Router) {
 struct Refresh {
     bpffs: PathBuf,
     status: watch::Receiver<Arc<Status>>,
-    /// When conntrack entries were last counted. Also held while the counters are set.
-    counted: Mutex<Option<Instant>>,
+    /// Held while counters are set, each by its difference.
+    setting: Mutex<()>,
 }
 
 impl Refresh {
     fn run(&self, metrics: &Metrics) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let _setting = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
         let status = Arc::clone(&self.status.borrow());
         for (gauge, count) in [
             (&metrics.installed.services, status.services),
@@ -189,39 +189,44 @@ impl Refresh {
             let counter = metrics.map_operations.with_label_values(&[result]);
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+        metrics.map_calls.inc_by(status.calls.saturating_sub(metrics.map_calls.get()));
         match observed::drops(&self.bpffs) {
             Ok(drops) => drops.iter().for_each(|(reason, packets)| metrics.set_drops(reason.name(), *packets)),
             Err(error) => debug!(%error, "drops are not read"),
         }
-        if counted.is_none_or(|at| at.elapsed() >= COUNTS_LAST) {
-            *counted = Some(Instant::now());
-            let bpffs = &self.bpffs;
-            self.conntrack::<V4>(metrics, "IPv4", || {
-                Ok(observed::conntrack::<V4>(bpffs, Access::ReadOnly)?.iter().count())
-            });
-            self.conntrack::<V6>(metrics, "IPv6", || {
-                Ok(observed::conntrack::<V6>(bpffs, Access::ReadOnly)?.iter().count())
-            });
+        for (map, usage) in &status.usage {
+            for (gauge, count) in
+                [(&metrics.datapath.map_entries, usage.used), (&metrics.datapath.map_capacity, usage.capacity)]
+            {
+                gauge.with_label_values(&[map]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
     }
+}
 
-    fn conntrack<F: ObservedFamily>(
-        &self,
-        metrics: &Metrics,
-        family: &str,
-        entries: impl FnOnce() -> anyhow::Result<usize>,
-    ) {
-        let read = || -> anyhow::Result<(usize, u32)> {
-            let map = pinned::open(&pinned::directory(&self.bpffs), F::CONNTRACK, Access::ReadOnly)?;
-            Ok((entries()?, map.info()?.max_entries()))
-        };
-        match read() {
-            Ok((entries, capacity)) => {
-                let entries = i64::try_from(entries).unwrap_or(i64::MAX);
-                metrics.datapath.conntrack_entries.with_label_values(&[family]).set(entries);
-                metrics.datapath.conntrack_capacity.with_label_values(&[family]).set(capacity.into());
-            }
-            Err(error) => debug!(%error, "conntrack entries are not counted"),
+/// Writes an event when a map becomes nearly full, and when it no longer is.
+async fn tell_pressure(recorder: Recorder, mut status: watch::Receiver<Arc<Status>>) {
+    let mut before = BTreeMap::new();
+    loop {
+        let now = status.borrow_and_update().usage.clone();
+        for (map, usage, is_high) in turns(&before, &now) {
+            let Usage { used, capacity } = usage;
+            let (reason, note) = if is_high {
+                (
+                    "MapNearlyFull",
+                    format!(
+                        "{map} has {used} of {capacity} entries: those used longest ago will make room for new ones; \
+                         --map-size {map}=N gives it more"
+                    ),
+                )
+            } else {
+                ("MapNoLongerFull", format!("{map} has {used} of {capacity} entries"))
+            };
+            recorder.publish(Event { about: About::Node, is_warning: is_high, reason, action: "Sweep", note });
+        }
+        before = now;
+        if status.changed().await.is_err() {
+            return;
         }
     }
 }

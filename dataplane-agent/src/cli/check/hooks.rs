@@ -16,15 +16,42 @@ use crate::{
 /// The name of the check.
 const TC: &str = "tc hooks";
 /// The name of the check.
+const XDP: &str = "XDP hooks";
+/// The name of the check.
 const CGROUP: &str = "cgroup hooks";
 
-/// TCX programs and clsact filters that are not ours.
+/// TCX programs, clsact filters and XDP programs that are not ours.
 pub(super) fn findings(bpffs: &Path) -> Vec<Finding> {
-    match foreign(bpffs) {
-        Ok(findings) if findings.is_empty() => vec![Finding::ok(TC, "no program of others on any interface")],
+    let none = "no program of others on any interface";
+    let judge = |check, foreign: anyhow::Result<Vec<Finding>>| match foreign {
+        Ok(findings) if findings.is_empty() => vec![Finding::ok(check, none)],
         Ok(findings) => findings,
-        Err(error) => vec![unreadable(TC, &error)],
-    }
+        Err(error) => vec![unreadable(check, &error)],
+    };
+    let mut findings = judge(TC, foreign(bpffs));
+    findings.extend(judge(XDP, foreign_xdp(bpffs)));
+    findings
+}
+
+fn foreign_xdp(bpffs: &Path) -> anyhow::Result<Vec<Finding>> {
+    let (ours, loaded) = (programs::pinned(bpffs)?, programs::loaded()?);
+    let mut netlink = Netlink::open()?;
+    Ok(filters::devices(&mut netlink)?.iter().flat_map(|device| xdp(device, &ours, &loaded)).collect())
+}
+
+/// The findings for a device's XDP programs that are not ours.
+fn xdp(device: &Device, ours: &BTreeMap<u32, Program>, loaded: &BTreeMap<u32, Program>) -> Vec<Finding> {
+    let foreign = device.xdp.iter().filter(|id| !ours.contains_key(id));
+    foreign
+        .map(|id| {
+            let name = loaded.get(id).map_or("unknown", |program| program.name.as_str());
+            Finding::warning(
+                XDP,
+                format!("{}: program {id} ({name}) sees packets first", device.name),
+                "make sure that it passes on what it does not end; an interface takes one XDP program in each mode, so leave --xdp=off there",
+            )
+        })
+        .collect()
 }
 
 fn foreign(bpffs: &Path) -> anyhow::Result<Vec<Finding>> {
@@ -133,6 +160,8 @@ fn unreadable(check: &'static str, error: &anyhow::Error) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn ours() -> BTreeMap<u32, Program> {
@@ -140,7 +169,7 @@ mod tests {
     }
 
     fn device() -> Device {
-        Device { index: 2, name: "eth0".into() }
+        Device { index: 2, name: "eth0".into(), xdp: BTreeSet::from([7, 9]) }
     }
 
     #[test]
@@ -152,6 +181,13 @@ mod tests {
             found,
             ["eth0 ingress: program 5 (early) runs before sluice", "eth0 ingress: program 9 (late) runs after sluice"]
         );
+    }
+
+    #[test]
+    fn xdp_programs_of_others_are_named_and_ours_are_not() {
+        let loaded = [(9, Program { name: "shield".into(), tag: String::new() })].into();
+        let found: Vec<_> = xdp(&device(), &ours(), &loaded).into_iter().map(|finding| finding.found).collect();
+        assert_eq!(found, ["eth0: program 9 (shield) sees packets first"]);
     }
 
     #[test]

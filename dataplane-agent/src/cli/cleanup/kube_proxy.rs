@@ -1,5 +1,6 @@
-//! `sluice cleanup --kube-proxy`: removes the rules that kube-proxy left behind, and nothing else.
+//! `sluice cleanup --kube-proxy`: removes the rules that kube-proxy left behind, what its IPVS mode adds to them, and nothing else.
 
+mod ipvs;
 mod rules;
 
 use std::{
@@ -21,7 +22,7 @@ const IPTABLES: [(&str, [&str; 3]); 2] = [
 /// kube-proxy's own nftables tables, each with everything in it.
 const NFTABLES: [&str; 2] = ["ip kube-proxy", "ip6 kube-proxy"];
 
-/// What was removed, and what could not be looked at.
+/// What was removed, and what else there is to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// Chains of iptables, by the tool that removed them.
@@ -30,9 +31,13 @@ pub struct Removed {
     pub jumps: Vec<String>,
     /// Tables of nftables.
     pub tables: Vec<String>,
+    /// IP sets of its IPVS mode.
+    pub sets: Vec<String>,
+    /// Its device with the cluster IPs, of the same mode.
+    pub devices: Vec<String>,
     /// Chains that stay, since rules of others need them.
     pub kept: Vec<String>,
-    /// What is not installed, and what that means.
+    /// What stays because it could not be looked at, or may be somebody else's.
     pub missing: Vec<String>,
 }
 
@@ -51,6 +56,7 @@ pub fn remove() -> anyhow::Result<Removed> {
         }
     }
     remove_tables(&mut removed)?;
+    ipvs::remove(&mut removed)?;
     Ok(removed)
 }
 
@@ -117,18 +123,20 @@ fn run(tool: &str, arguments: &[&str], input: Option<&str>) -> anyhow::Result<Op
 
 /// A line for everything.
 pub fn text(removed: &Removed) -> String {
-    let Removed { chains, jumps, tables, kept, missing } = removed;
+    let Removed { chains, jumps, tables, sets, devices, kept, missing } = removed;
     let mut text = String::new();
     for (what, names) in [
         ("removed rule", jumps),
         ("removed chain", chains),
         ("removed nftables table", tables),
+        ("removed IP set", sets),
+        ("removed device", devices),
         ("kept chain, which other rules use,", kept),
         ("note:", missing),
     ] {
         text.extend(names.iter().map(|name| format!("{what} {name}\n")));
     }
-    if chains.is_empty() && jumps.is_empty() && tables.is_empty() {
+    if [chains, jumps, tables, sets, devices].iter().all(|names| names.is_empty()) {
         text.push_str("nothing of kube-proxy to remove\n");
     }
     text

@@ -100,14 +100,13 @@ where
 
 /// `tuple` as a map key.
 fn encode<A: Addr>(tuple: &Tuple) -> Option<FlowKey<A>> {
-    Some(FlowKey {
-        src: A::from_ip(tuple.src.ip())?,
-        dst: A::from_ip(tuple.dst.ip())?,
-        src_port: BePort::new(tuple.src.port()),
-        dst_port: BePort::new(tuple.dst.port()),
-        protocol: tuple.protocol,
-        pad: [0; 3],
-    })
+    Some(FlowKey::new(
+        A::from_ip(tuple.src.ip())?,
+        A::from_ip(tuple.dst.ip())?,
+        BePort::new(tuple.src.port()),
+        BePort::new(tuple.dst.port()),
+        tuple.protocol,
+    ))
 }
 
 #[cfg(test)]

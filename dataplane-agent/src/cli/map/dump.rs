@@ -28,7 +28,7 @@ use crate::{
         observed::{self, ObservedFamily},
         pinned::{self, Access},
     },
-    tables::{FrontendAddr, IpFamily, Tables, cidr_words, local_addr_words},
+    tables::{FrontendAddr, IpFamily, Tables, cidr_words, device_words, local_addr_words},
 };
 
 /// Options of `sluice map dump`.
@@ -134,6 +134,14 @@ fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
             .iter()
             .filter(|(range, _)| IpFamily::of(range.ip()) == family)
             .map(|(range, bits)| entry(json!(range.to_string()), json!(cidr_words(*bits))))
+            .collect(),
+        map::DEVICES => tables
+            .devices
+            .iter()
+            .map(|(index, device)| {
+                let value = json!({"routed_as": device.routed_as, "flags": device_words(device.flags)});
+                entry(json!(index), value)
+            })
             .collect(),
         _ => Vec::new(),
     }

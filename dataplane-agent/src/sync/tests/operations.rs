@@ -222,3 +222,26 @@ fn p07_an_address_that_moves_between_slices_costs_nothing() {
     assert_eq!(agent.apply([other("10.0.0.2")]), "");
     assert_eq!(agent.apply([set_slice("web", "10.0.0.1")]), "");
 }
+
+#[test]
+fn a_large_change_is_done_in_parts_and_no_frontend_that_moves_within_it_is_missing_meanwhile() {
+    let mut agent = Agent::new();
+    agent.apply([set_service("a", service(&["10.96.0.1"])), set_slice("a", "10.0.0.1")]);
+    let crowd = (0..1500_u32).map(|number| {
+        let ip = std::net::Ipv4Addr::from_bits(u32::from_be_bytes([10, 97, 0, 0]) + number).to_string();
+        set_service(&format!("b{number:04}"), service(&[&ip]))
+    });
+    let moves = [set_service("a", service(&["10.96.0.2"])), set_service("z", service(&["10.96.0.1"]))];
+    crowd.chain(moves).for_each(|change| agent.core.take(change));
+    let mut rounds = 0;
+    while agent.core.has_work() {
+        assert_eq!(agent.part().failed.into_iter().collect::<Vec<_>>(), []);
+        rounds += 1;
+    }
+    assert_eq!(rounds, 3);
+    let log = agent.maps.take_log();
+    assert!(!log.contains("- frontend 10.96.0.1"), "{log}");
+    let tables = agent.core.tables();
+    let row = tables.frontends.iter().find(|(addr, _)| addr.to_string() == "10.96.0.1:80/TCP");
+    assert_eq!(tables.service_names[&row.unwrap().1.service], "default/z");
+}

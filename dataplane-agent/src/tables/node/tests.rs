@@ -37,8 +37,19 @@ fn check_cidrs(services: &str, pods: &str, expected: &[&str]) {
 
 #[test]
 fn p10_service_cidrs_of_both_families_are_known() {
-    check_cidrs("10.96.0.0/12 fd00:96::/112", "", &["10.96.0.0/12 services", "fd00:96::/112 services"]);
-    check_cidrs("10.96.0.7/12", "", &["10.96.0.0/12 services"]);
+    let everything = ["0.0.0.0/0 services-known", "::/0 services-known"];
+    check_cidrs(
+        "10.96.0.0/12 fd00:96::/112",
+        "",
+        &[
+            everything[0],
+            "10.96.0.0/12 services,services-known",
+            everything[1],
+            "fd00:96::/112 services,services-known",
+        ],
+    );
+    check_cidrs("10.96.0.7/12", "", &[everything[0], "10.96.0.0/12 services,services-known", everything[1]]);
+    check_cidrs("", "10.0.0.0/8", &["10.0.0.0/8 pods"]);
     check_cidrs("", "", &[]);
 }
 
@@ -48,19 +59,30 @@ fn p10_a_prefix_has_the_bits_of_those_around_it() {
         "10.96.0.0/12 10.96.0.0/16",
         "10.0.0.0/8 10.96.4.0/24 192.0.2.0/24",
         &[
-            "10.0.0.0/8 pods",
-            "10.96.0.0/12 services,pods",
-            "10.96.0.0/16 services,pods",
-            "10.96.4.0/24 services,pods",
-            "192.0.2.0/24 pods",
+            "0.0.0.0/0 services-known",
+            "10.0.0.0/8 pods,services-known",
+            "10.96.0.0/12 services,pods,services-known",
+            "10.96.0.0/16 services,pods,services-known",
+            "10.96.4.0/24 services,pods,services-known",
+            "192.0.2.0/24 pods,services-known",
+            "::/0 services-known",
         ],
     );
     check_cidrs(
         "0.0.0.0/0",
         "fd00::/8 10.0.0.0/8",
-        &["0.0.0.0/0 services", "10.0.0.0/8 services,pods", "fd00::/8 pods"],
+        &[
+            "0.0.0.0/0 services,services-known",
+            "10.0.0.0/8 services,pods,services-known",
+            "::/0 services-known",
+            "fd00::/8 pods,services-known",
+        ],
     );
-    check_cidrs("10.0.0.0/8", "10.0.0.0/8", &["10.0.0.0/8 services,pods"]);
+    check_cidrs(
+        "10.0.0.0/8",
+        "10.0.0.0/8",
+        &["0.0.0.0/0 services-known", "10.0.0.0/8 services,pods,services-known", "::/0 services-known"],
+    );
 }
 
 #[test]

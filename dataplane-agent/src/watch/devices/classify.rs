@@ -7,10 +7,13 @@ use std::{
 
 use glob::Pattern;
 
-use crate::model::{
-    device::{Interface, Role},
-    node::LocalAddresses,
-    settings::NodePortAddresses,
+use crate::{
+    model::{
+        device::{Interface, Passage, Role},
+        node::LocalAddresses,
+        settings::NodePortAddresses,
+    },
+    netlink::netfilter::NetfilterRules,
 };
 
 /// A network interface as netlink describes it.
@@ -24,12 +27,18 @@ pub struct Device {
     pub kind: Kind,
     /// Whether its packets begin with an Ethernet header.
     pub ethernet: bool,
+    /// Whether it is on a bus: a piece of hardware, or what a hypervisor shows as one.
+    pub hardware: bool,
     /// Its addresses, in the kernel's order, which is the order of preference.
     pub addresses: Vec<Address>,
     /// Whether a default route leads through it.
     pub default_route: bool,
     /// Whether a route that somebody made leads through it.
     pub routed: bool,
+    /// Index of the bridge or bond that it is a port of.
+    pub controller: Option<u32>,
+    /// Whether packets wait in a queue before they leave, which may hold them back to a rate.
+    pub queued: bool,
 }
 
 /// What a [`Device`] is, as far as it matters here.
@@ -42,6 +51,8 @@ pub enum Kind {
         /// The other end is in another network namespace.
         peer_elsewhere: bool,
     },
+    /// A bridge.
+    Bridge,
     /// A device that only holds addresses.
     Dummy,
     /// A tunnel that carries Ethernet: VXLAN, Geneve.
@@ -70,6 +81,21 @@ pub struct Rules {
     pub node_port: NodePortAddresses,
     /// Addresses of this node's Node object, in its order.
     pub node_addresses: Vec<IpAddr>,
+    /// Whether packets may go around the host's stack.
+    pub host_bypass: HostBypass,
+}
+
+/// Whether packets of services go around the host's stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostBypass {
+    /// As far as no rule of netfilter would miss them: between local pods without rules at PREROUTING or FORWARD, beyond the
+    /// node only if there are none at POSTROUTING either.
+    #[default]
+    Auto,
+    /// Always: whatever netfilter would do to forwarded packets is not done to those of services.
+    On,
+    /// Never.
+    Off,
 }
 
 /// What becomes of a device.
@@ -113,7 +139,7 @@ fn is_uplink(device: &Device, rules: &Rules) -> bool {
         // Nothing ever arrives through a dummy, whatever addresses it holds.
         Kind::Loopback | Kind::Dummy => false,
         Kind::Tunnel => carries_node || device.default_route || device.routed,
-        Kind::Veth { .. } | Kind::Other => carries_node || device.default_route,
+        Kind::Veth { .. } | Kind::Bridge | Kind::Other => carries_node || device.default_route,
     }
 }
 
@@ -128,7 +154,10 @@ pub fn interfaces(devices: &[Device], rules: &Rules) -> (Vec<Interface>, BTreeSe
     let mut not_ethernet = BTreeSet::new();
     for device in devices {
         match classify(device, rules) {
-            Class::Carries(role) => interfaces.push(Interface { index: device.index, name: device.name.clone(), role }),
+            Class::Carries(role) => {
+                let Device { index, hardware, .. } = *device;
+                interfaces.push(Interface { index, name: device.name.clone(), role, hardware });
+            }
             Class::NotEthernet => _ = not_ethernet.insert(device.name.clone()),
             Class::Neither => {}
         }
@@ -153,6 +182,43 @@ pub fn local_addresses(devices: &[Device], rules: &Rules) -> LocalAddresses {
     let uplinks = devices.iter().filter(|device| classify(device, rules) == Class::Carries(Role::Uplink));
     local.snat = uplinks.map(|uplink| (uplink.index, snat(uplink, rules))).collect::<BTreeMap<_, _>>();
     local
+}
+
+/// The interfaces among `devices` that packets may pass between without the stack, where netfilter has these `rules` of
+/// its own.
+#[must_use]
+pub fn passages(devices: &[Device], rules: &Rules, netfilter: NetfilterRules) -> BTreeMap<u32, Passage> {
+    let forwarding = match rules.host_bypass {
+        HostBypass::Off => return BTreeMap::new(),
+        HostBypass::On => NetfilterRules::default(),
+        HostBypass::Auto => netfilter,
+    };
+    if forwarding.before {
+        return BTreeMap::new();
+    }
+    let mut passages = BTreeMap::new();
+    let bridge = |index| devices.iter().find(|device| device.index == index && device.kind == Kind::Bridge);
+    for device in devices {
+        let passage = match (classify(device, rules), device.controller) {
+            (Class::Carries(Role::Pod), Some(controller)) => match bridge(controller) {
+                Some(bridge) => {
+                    passages.insert(bridge.index, Passage::Bridge);
+                    Passage::Port(bridge.index)
+                }
+                None => continue,
+            },
+            // A queue on the host's side holds back what goes into the pod: it is not gone around.
+            (Class::Carries(Role::Pod), None) if matches!(device.kind, Kind::Veth { .. }) && !device.queued => {
+                Passage::Peer
+            }
+            (Class::Carries(Role::Pod), None) => Passage::Out,
+            (Class::Carries(Role::Uplink), None) if !forwarding.after => Passage::Out,
+            _ => continue,
+        };
+        // What was found to be a bridge stays one.
+        passages.entry(device.index).or_insert(passage);
+    }
+    passages
 }
 
 /// The addresses that SNAT uses on `uplink`, at most one per family: the node's own there, else the first, else the node's

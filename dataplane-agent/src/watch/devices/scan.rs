@@ -14,10 +14,7 @@ use rtnetlink::packet_route::{
 };
 
 use super::classify::{Address, Device, Kind};
-use crate::netlink::Netlink;
-
-/// The device that the IPVS mode of kube-proxy hangs ClusterIPs on: they are not the node's addresses.
-const IPVS: &str = "kube-ipvs0";
+use crate::{model::device::IPVS_DEVICE, netlink::Netlink};
 
 /// Every interface, with what is known of it.
 pub(super) fn devices(netlink: &mut Netlink) -> io::Result<Vec<Device>> {
@@ -33,17 +30,27 @@ pub(super) fn devices(netlink: &mut Netlink) -> io::Result<Vec<Device>> {
         .filter_map(|link| {
             let index = link.header.index;
             let name = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) if name != IPVS => Some(name.clone()),
+                LinkAttribute::IfName(name) if name != IPVS_DEVICE => Some(name.clone()),
                 _ => None,
             })?;
             Some(Device {
                 index,
                 name,
                 kind: kind(&link),
+                // Since Linux 5.14.
+                hardware: link.attributes.iter().any(|each| matches!(each, LinkAttribute::ParentDevName(_))),
                 ethernet: link.header.link_layer_type == LinkLayerType::Ether,
                 addresses: addresses.remove(&index).unwrap_or_default(),
                 default_route: routes.default.contains(&index),
                 routed: routes.made.contains(&index),
+                controller: link.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Controller(index) => Some(*index),
+                    _ => None,
+                }),
+                queued: link
+                    .attributes
+                    .iter()
+                    .any(|attribute| matches!(attribute, LinkAttribute::Qdisc(name) if name != "noqueue")),
             })
         })
         .collect())
@@ -63,6 +70,7 @@ fn kind(link: &LinkMessage) -> Kind {
     });
     match kind {
         Some(InfoKind::Veth) => Kind::Veth { peer_elsewhere },
+        Some(InfoKind::Bridge) => Kind::Bridge,
         Some(InfoKind::Dummy) => Kind::Dummy,
         Some(InfoKind::Vxlan | InfoKind::Geneve) => Kind::Tunnel,
         _ => Kind::Other,

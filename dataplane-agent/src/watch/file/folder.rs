@@ -75,16 +75,6 @@ pub fn check(folder: &Path) -> Result<Vec<FileProblem>, FileError> {
     Ok(problems)
 }
 
-/// Whether any file of the folder defines a ServiceCIDR.
-///
-/// # Errors
-///
-/// When the folder itself cannot be read.
-pub fn has_service_cidrs(folder: &Path) -> Result<bool, FileError> {
-    let good = list(folder)?.into_iter().filter_map(|path| parse(&path, &read_text(&path)?.ok()?).ok());
-    Ok(good.into_iter().any(|contents| !contents.service_cidrs.is_empty()))
-}
-
 /// One folder and what has been sent of it.
 pub(super) struct Folder {
     path: PathBuf,

@@ -58,7 +58,7 @@ pub struct KubeProxyFlags {
     /// Verbosity of the log, from 0; above 3 debug, above 5 everything
     #[arg(short, long = "v", value_name = "LEVEL")]
     pub verbosity: Option<u32>,
-    /// Remove kube-proxy's iptables chains and nftables tables once sluice has taken over
+    /// Remove what kube-proxy left behind (chains, tables, IP sets, kube-ipvs0) once sluice has taken over
     #[arg(long)]
     pub cleanup_kube_proxy: bool,
     #[command(flatten)]

@@ -97,7 +97,8 @@ fn p53_timeouts_reach_the_programs() {
     let options = args.datapath(crate::datapath::Pins::new("/bpf"), &decisions).unwrap();
     use dataplane_common::NodeConfig;
     assert_eq!(options.config.timeouts.0[Timeout::Datagram as usize], ticks(20));
-    assert_eq!(options.config.flags, NodeConfig::MASQUERADE_ALL | NodeConfig::MASQUERADE_OUTSIDE);
+    let expected = NodeConfig::MASQUERADE_ALL | NodeConfig::MASQUERADE_OUTSIDE | NodeConfig::HOST_BYPASS;
+    assert_eq!(options.config.flags, expected);
 }
 
 #[test]

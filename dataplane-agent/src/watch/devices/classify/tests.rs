@@ -10,8 +10,18 @@ const POD: Kind = Kind::Veth { peer_elsewhere: true };
 fn device(kind: Kind, text: &str) -> Device {
     let mut words = text.split_whitespace();
     let name = words.next().unwrap().to_owned();
-    let mut device =
-        Device { index: 7, name, kind, ethernet: true, addresses: Vec::new(), default_route: false, routed: false };
+    let mut device = Device {
+        index: 7,
+        name,
+        kind,
+        ethernet: true,
+        hardware: false,
+        addresses: Vec::new(),
+        default_route: false,
+        routed: false,
+        controller: None,
+        queued: false,
+    };
     for word in words {
         match word {
             "default" => device.default_route = true,
@@ -36,6 +46,7 @@ fn rules(pods: &str, uplinks: &str) -> Rules {
         pods: patterns(pods),
         uplinks: patterns(uplinks),
         node_port: NodePortAddresses::default(),
+        host_bypass: HostBypass::Auto,
         node_addresses: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
     }
 }
@@ -148,5 +159,38 @@ fn p38_node_ports_follow_addresses_that_come_and_go() {
         let local = local_addresses(&devices, &rules);
         assert_eq!((shown(&local.node_port), shown(&local.loopback)), (expected.into(), loopback.into()), "{rules:?}");
         assert_eq!(local.snat[&7].len(), 2, "SNAT does not follow NodePorts");
+    }
+}
+
+#[test]
+fn packets_go_around_the_stack_only_where_no_rule_of_netfilter_would_miss_them() {
+    let numbered = |index, kind, text, controller, queued| Device { index, controller, queued, ..device(kind, text) };
+    let devices = [
+        numbered(1, Kind::Loopback, "lo", None, false),
+        numbered(2, Kind::Other, "eth0 192.0.2.1 default", None, true),
+        numbered(3, POD, "veth1", None, false),
+        numbered(4, POD, "veth2", None, true),
+        numbered(5, Kind::Bridge, "cni0 10.1.0.1", None, false),
+        numbered(6, POD, "veth3", Some(5), false),
+        numbered(7, Kind::Other, "eth1 203.0.113.1", None, false),
+    ];
+    let pods = [
+        (3, Passage::Peer),
+        // Its queue holds packets back to a rate.
+        (4, Passage::Out),
+        (5, Passage::Bridge),
+        (6, Passage::Port(5)),
+    ];
+    let all = [[(2, Passage::Out)].as_slice(), &pods].concat();
+    for (host_bypass, before, after, expected) in [
+        (HostBypass::Auto, false, false, all.as_slice()),
+        (HostBypass::Auto, false, true, &pods),
+        (HostBypass::Auto, true, false, &[]),
+        (HostBypass::On, true, true, &all),
+        (HostBypass::Off, false, false, &[]),
+    ] {
+        let rules = Rules { host_bypass, ..rules("", "") };
+        let found = passages(&devices, &rules, NetfilterRules { before, after });
+        assert_eq!(found, expected.iter().copied().collect(), "{host_bypass:?} {before} {after}");
     }
 }

@@ -1,0 +1,103 @@
+//! Rounds: every contender of a phase gets one short slice per round, and slices that others disturb are repeated.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{
+    Settings,
+    installed::Installed,
+    plan::{Entry, Phase},
+    slice::{self, Sample},
+};
+
+/// How a phase is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How many rounds.
+    pub rounds: u32,
+    /// How long a slice.
+    pub slice: Duration,
+    /// How many slices may be repeated in a phase.
+    pub repeats: u32,
+}
+
+/// Foreign processes may use this share of one processor.
+const FOREIGN: f64 = 0.10;
+/// A slice is repeated so many times at most.
+const TRIES: u32 = 3;
+
+/// What has been measured in a phase.
+#[derive(Debug)]
+pub struct Measured {
+    /// What has been done.
+    pub phase: Phase,
+    /// For each entry of the phase, the sample of each round.
+    pub samples: Vec<Vec<Sample>>,
+    /// Slices that were thrown away and repeated.
+    pub repeated: u32,
+    /// Slices that were disturbed and kept, since nothing better came.
+    pub disturbed: u32,
+}
+
+impl Measured {
+    /// The samples of `entry`.
+    pub fn of(&self, entry: Entry) -> Option<&[Sample]> {
+        let index = self.phase.entries.iter().position(|other| *other == entry)?;
+        self.samples.get(index).map(Vec::as_slice)
+    }
+}
+
+/// Measures `phase` over those of its contenders that are `installed`.
+pub fn measure(settings: &Settings<'_>, installed: &[Installed], phase: &Phase, pace: Pace) -> Result<Measured> {
+    let at = |entry: &Entry| {
+        installed.iter().find(|one| one.contender.name == entry.contender && one.services == entry.services)
+    };
+    let mut phase = phase.clone();
+    phase.entries.retain(|entry| at(entry).is_some());
+    let mut measured = Measured { samples: vec![Vec::new(); phase.entries.len()], phase, repeated: 0, disturbed: 0 };
+    let count = measured.phase.entries.len();
+    for round in 0..pace.rounds {
+        for turn in 0..count {
+            settings.go_on()?;
+            // Each round begins with another one, so that nobody always follows the same neighbour.
+            let index = (turn + usize::try_from(round)?) % count;
+            let entry = measured.phase.entries[index];
+            let one = at(&entry).context("installed")?;
+            let (load, route) = (measured.phase.load, measured.phase.route);
+            settings.progress.set_message(format!("{}, {}: {}", load.name(), route.name(), entry.contender));
+            let what =
+                || format!("{}, {}: {} at {} services", load.name(), route.name(), entry.contender, entry.services);
+            if round == 0 {
+                // Neighbours are found, caches filled, and whatever does not work fails before anything is measured.
+                slice::run(one, load, route, entry.position, pace.slice / 5).with_context(what)?;
+            }
+            let sample = undisturbed(&mut measured, pace, || {
+                slice::run(one, load, route, entry.position, pace.slice).with_context(what)
+            })?;
+            measured.samples[index].push(sample);
+            settings.progress.inc(1);
+        }
+    }
+    Ok(measured)
+}
+
+/// Repeats a slice that was disturbed, within bounds; the least disturbed one counts.
+fn undisturbed(measured: &mut Measured, pace: Pace, run: impl Fn() -> Result<Sample>) -> Result<Sample> {
+    let foreign = |sample: &Sample| sample.usage.foreign.as_secs_f64() / sample.usage.wall.as_secs_f64();
+    let mut best = run()?;
+    for _ in 1..TRIES {
+        if foreign(&best) <= FOREIGN || measured.repeated >= pace.repeats {
+            break;
+        }
+        measured.repeated += 1;
+        let again = run()?;
+        if foreign(&again) < foreign(&best) {
+            best = again;
+        }
+    }
+    if foreign(&best) > FOREIGN {
+        measured.disturbed += 1;
+    }
+    Ok(best)
+}
