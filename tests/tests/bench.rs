@@ -1,8 +1,8 @@
-//! The benchmark itself: every contender carries every load for a moment.
+//! The benchmark itself: every contender carries every load for a few moments.
 
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dataplane_tests::bench::{
     Scale, Settings,
     loads::{self, Arguments, Results},
@@ -15,7 +15,7 @@ fn measure(contenders: &[&str], loads: &[&str]) -> Result<Results> {
     let settings = Settings { scale: Scale::Quick, only: Vec::new(), report: None, progress, stop: &stop };
     let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let (contender, load) = (owned(contenders), owned(loads));
-    loads::measure(&settings, &Arguments { contender, load, rounds: Some(1), slice: Some(60), ..Arguments::default() })
+    loads::measure(&settings, &Arguments { contender, load, rounds: Some(4), slice: Some(100), ..Arguments::default() })
 }
 
 #[test]
@@ -24,8 +24,9 @@ fn the_generated_rules_are_taken_by_their_tools_and_carry_connections() -> Resul
     for measured in &results.measured {
         ensure!(measured.phase.entries.len() == 4, "{:?}", measured.phase.entries);
         for samples in &measured.samples {
-            let sample = samples.first().context("one round")?;
-            ensure!(sample.done > 1.0 && sample.p50.as_micros() > 1, "{sample:?}");
+            // The machine may stand still for a round, not for all.
+            ensure!(samples.len() == 4 && samples.iter().any(|sample| sample.done > 1.0), "{samples:?}");
+            ensure!(samples.iter().all(|sample| sample.p50.as_micros() > 1), "{samples:?}");
         }
     }
     Ok(())
