@@ -201,6 +201,13 @@ impl TcpFlags {
         self.0 & (Self::SYN.0 | Self::ACK.0) == Self::SYN.0
     }
 
+    /// Whether this is any packet of a connection but its first, resets out of nowhere aside. Other protocols have no flags.
+    #[must_use]
+    #[inline(always)]
+    pub const fn continues(self) -> bool {
+        self.0 & Self::ACK.0 != 0
+    }
+
     /// Whether this is the answer to a connection's first packet: SYN with ACK.
     #[must_use]
     #[inline(always)]

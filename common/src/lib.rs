@@ -34,7 +34,7 @@ pub use fragment::{FragmentKey, FragmentPorts};
 pub use protocol::Protocol;
 pub use service::{Backend, Frontend, FrontendKey, FrontendKind, Scope, ServiceName, SlotRange, SourceRange};
 pub use socket::{SocketKey, SocketOrigin};
-pub use way::{Device, Exit, Way};
+pub use way::{Device, Exit, PairWay, Way};
 
 /// Implements `aya::Pod` for map types, in user space only.
 macro_rules! pod {

@@ -64,6 +64,8 @@ maps! {
     FRAGMENTS4 = "fragments4", 8 << 10, Observed, "fragmented IPv4 datagrams -> ports";
     FRAGMENTS6 = "fragments6", 8 << 10, Observed, "fragmented IPv6 datagrams -> ports";
     DEVICES = "devices", 4 << 10, Desired, "interface index -> whether packets may go around the stack there";
+    WAYS4 = "ways4", 2 << 10, Statistics, "IPv4 addresses of packets that nobody translates -> next hop, per CPU";
+    WAYS6 = "ways6", 2 << 10, Statistics, "IPv6 addresses of packets that nobody translates -> next hop, per CPU";
     MAP_OPS = "map_ops", 3, Statistics, "lookups, updates and deletes of the programs, per CPU, when they are counted";
     DROPS = "drops", crate::DropReason::COUNT, Statistics, "drop reason -> packets, per CPU";
 }

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::pod;
+use crate::{addr::Addr, clock::Ticks, pod};
 
 /// How a packet is handed on.
 #[repr(u32)]
@@ -55,6 +55,38 @@ impl Way {
         Self { ethernet_addresses: [0; 3], interface: 0, ingress: 0, checked: 0, mtu: 0, exit: Exit::Stack as u32 };
 }
 
+/// Value of the per-CPU arrays `ways4` and `ways6`: the way of packets that nobody translates, from one address to another.
+///
+/// Indexed by a hash of both addresses. Another pair takes the place over, and the kernel's FIB says the same again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairWay<A> {
+    /// The sender.
+    pub src: A,
+    /// The receiver.
+    pub dst: A,
+    /// Where packets between them go next.
+    pub way: Way,
+}
+
+impl<A: Addr> PairWay<A> {
+    /// Whether this is the way from `src` to `dst` of packets that come in by the interface `ingress`, looked up in the tick `now`.
+    #[inline(always)]
+    pub fn is_of(&self, src: &A, dst: &A, ingress: u32, now: Ticks) -> bool {
+        self.way.checked == now.0 && self.way.ingress == ingress && self.src == *src && self.dst == *dst
+    }
+
+    /// Makes this the place of the way from `src` to `dst`, which is the stack for now.
+    #[inline(always)]
+    pub fn take(&mut self, src: &A, dst: &A, ingress: u32, now: Ticks) {
+        self.src = *src;
+        self.dst = *dst;
+        self.way.exit = Exit::Stack as u32;
+        self.way.ingress = ingress;
+        self.way.checked = now.0;
+    }
+}
+
 /// Value of `devices`: an interface between which packets may go around the stack.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,5 +107,6 @@ impl Device {
 }
 
 const _: () = assert!(size_of::<Way>() == 12 + 5 * 4 && size_of::<Device>() == 8);
+const _: () = assert!(size_of::<PairWay<[u32; 1]>>() == 8 + 32 && size_of::<PairWay<[u32; 4]>>() == 32 + 32);
 
-pod!(Way, Device);
+pod!(Way, Device, PairWay<[u32; 1]>, PairWay<[u32; 4]>);

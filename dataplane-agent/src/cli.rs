@@ -9,7 +9,6 @@ pub mod conntrack;
 pub mod drops;
 pub mod failure;
 pub mod filter;
-pub mod filters;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
@@ -18,7 +17,6 @@ pub mod map;
 pub mod nat;
 pub mod output;
 pub mod pins;
-pub mod programs;
 pub mod read;
 pub mod service;
 pub mod status;

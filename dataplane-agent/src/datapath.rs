@@ -11,6 +11,7 @@ pub mod hook;
 pub mod link;
 pub mod object;
 pub mod pin;
+pub mod programs;
 pub mod requirements;
 pub mod sockets;
 pub mod sockets_gone;

@@ -1,7 +1,9 @@
 //! Requests to rtnetlink, one at a time, and a bell that rings when links, addresses or routes change.
 
 mod exchange;
+pub mod filters;
 pub mod ipset;
+pub mod ipsec;
 pub mod netfilter;
 pub mod sock_diag;
 

@@ -213,7 +213,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
 /// The same key, of which the compiler no longer knows that it may lie at a multiple of 16: LLVM 22 fails on a copy between two
 /// such places.
 #[inline(always)]
-fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
+pub fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
     let mut place = core::ptr::from_ref(key);
     // SAFETY: copies a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) place, options(nomem, nostack, preserves_flags)) };

@@ -7,6 +7,7 @@ use crate::{
     forward::FibRequest,
     maps::{
         Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets, SourceRanges,
+        Ways,
     },
     packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
@@ -108,6 +109,10 @@ pub trait Datapath: Family {
     fn fragments() -> &'static Fragments<Self::Addr>;
     fn source_ranges() -> &'static SourceRanges<Self::Addr>;
     fn cidrs() -> &'static Cidrs<Self::Addr>;
+    fn ways() -> &'static Ways<Self::Addr>;
+
+    /// Whether routers forward packets between these addresses, as far as the FIB does not say so.
+    fn is_forwarded(src: &Self::Addr, dst: &Self::Addr) -> bool;
 
     /// Reads the network header at `offset` without what may extend it; `None` for what is cut short or of another version.
     fn plain_network(packet: &impl Frame, offset: usize) -> Option<Network<Self::Addr>>;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     Affinity, AffinityKey, Backend, Device, DropReason, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, NodeConfig, ServiceName, SocketKey, SocketOrigin, SourceRange, map as spec,
+    FrontendKey, NodeConfig, PairWay, ServiceName, SocketKey, SocketOrigin, SourceRange, map as spec,
 };
 
 use crate::config;
@@ -24,6 +24,7 @@ pub type SourceRanges<A> = LpmTrie<SourceRange<A>, u32>;
 pub type Cidrs<A> = LpmTrie<A, u32>;
 pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity>;
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentPorts>;
+pub type Ways<A> = PerCpuArray<PairWay<A>>;
 pub type Sockets<A> = LruHashMap<SocketKey<A>, SocketOrigin<A>>;
 
 #[map(name = "frontends4")]
@@ -77,6 +78,10 @@ pub static FRAGMENTS6: Fragments<A6> = LruHashMap::with_max_entries(spec::FRAGME
 /// Written by the agent when packets may go around the stack.
 #[map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(spec::DEVICES.entries, BPF_F_NO_PREALLOC);
+#[map(name = "ways4")]
+pub static WAYS4: Ways<A4> = PerCpuArray::with_max_entries(spec::WAYS4.entries, 0);
+#[map(name = "ways6")]
+pub static WAYS6: Ways<A6> = PerCpuArray::with_max_entries(spec::WAYS6.entries, 0);
 #[map(name = "map_ops")]
 pub static MAP_OPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(spec::MAP_OPS.entries, 0);
 #[map(name = "drops")]
@@ -172,6 +177,25 @@ impl<V> Table<u32> for Array<V> {
     fn put(&self, key: &u32, value: &V, flags: u64) -> Result<(), i32> {
         count(Operation::Update);
         self.set(*key, value, flags)
+    }
+}
+
+impl<V: Copy> Table<u32> for PerCpuArray<V> {
+    type Value = V;
+
+    #[inline(always)]
+    fn find(&self, key: &u32) -> Option<*mut V> {
+        count(Operation::Lookup);
+        self.get_ptr_mut(*key)
+    }
+
+    #[inline(always)]
+    fn put(&self, key: &u32, value: &V, _flags: u64) -> Result<(), i32> {
+        count(Operation::Update);
+        let place = self.get_ptr_mut(*key).ok_or(-1)?;
+        // SAFETY: a per-CPU value belongs to this processor while the program runs.
+        unsafe { place.write(*value) };
+        Ok(())
     }
 }
 

@@ -172,6 +172,14 @@ impl Packet<'_> {
         unsafe { context_field::<OFFSET>(self.skb.cast()) as u32 }
     }
 
+    /// Whether the frame was addressed to the interface that it came in by: neither multicast nor on its way through a bridge.
+    #[inline(always)]
+    pub fn is_for_this_host(&self) -> bool {
+        /// `linux/if_packet.h`.
+        const PACKET_HOST: u32 = 0;
+        self.field::<{ offset_of!(__sk_buff, pkt_type) }>() == PACKET_HOST
+    }
+
     /// See [`is_locally_sent`].
     #[inline(always)]
     pub fn is_locally_sent(&self) -> bool {

@@ -27,36 +27,40 @@ use crate::{
 /// Runs the stages for a packet of the family `F`; the result is for the kernel.
 #[inline(always)]
 pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
-    let mut outcome = known_flow::<H, F, false>(skb);
+    let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS);
+    let mut outcome = known_flow::<H, F, false>(skb, false);
+    if outcome == Outcome::UNKNOWN_CONNECTION {
+        // Most segments open no connection: where others went between the same addresses, no frontend has to be looked for.
+        outcome = if bypasses { way::follow::<F>(skb, false).or(Outcome::UNKNOWN_FLOW) } else { Outcome::UNKNOWN_FLOW };
+    }
     if outcome == Outcome::UNKNOWN_FLOW {
         outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { new_flow::<H, F>(skb) } else { Outcome::PASS };
-        if outcome == Outcome::BEGUN {
-            if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) {
-                way::refresh::<F>(skb);
-            }
-            outcome = known_flow::<H, F, true>(skb);
-        } else if outcome == Outcome::REFUSED {
-            outcome = refusal::<H, F>(skb);
-        }
-    } else if H::BYPASSES && outcome == Outcome::STALE_WAY {
-        way::refresh::<F>(skb);
-        outcome = known_flow::<H, F, true>(skb);
+    }
+    // Each stage is called from one place: the verifier walks it once per call.
+    if outcome == Outcome::BEGUN || outcome == Outcome::STALE_WAY {
+        let confirm = bypasses && way::refresh::<F>(skb);
+        outcome = known_flow::<H, F, true>(skb, confirm);
+    } else if outcome == Outcome::REFUSED {
+        outcome = refusal::<H, F>(skb);
+    } else if bypasses && outcome == Outcome::UNTRANSLATED {
+        outcome = way::follow::<F>(skb, true);
     } else if outcome == Outcome::ICMP_ERROR {
         outcome = icmp_error::<H, F>(skb);
     }
     outcome.into_tc()
 }
 
-/// Translates a packet of a known flow: all that most packets need.
+/// Translates a packet of a known flow: all that most packets need. `FRESH` flows have been looked at just now; with `confirm`
+/// the kernel is to use the neighbour itself.
 #[inline(never)]
-fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff) -> Outcome {
+fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff, confirm: bool) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
-    Outcome::of(translate_known::<H, F>(&mut packet, FRESH))
+    Outcome::of(translate_known::<H, F>(&mut packet, FRESH, confirm))
 }
 
 #[inline(always)]
-fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -> Step<Outcome> {
+fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, confirm: bool) -> Step<Outcome> {
     let mut headers = match family::parse::<F>(packet) {
         Some(Parsed::Flow(headers)) => headers,
         Some(Parsed::Icmp) => return Ok(Outcome::ICMP_ERROR),
@@ -65,7 +69,10 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -
     if !fragments::follow::<F>(&mut headers)? {
         return Ok(Outcome::PASS);
     }
-    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(Outcome::UNKNOWN_FLOW) };
+    let Some(flow) = conntrack::find::<F>(&headers.key) else {
+        let continues = H::BYPASSES && !fresh && headers.tcp.continues();
+        return Ok(if continues { Outcome::UNKNOWN_CONNECTION } else { Outcome::UNKNOWN_FLOW });
+    };
     let now = clock::now();
     let here = flow.side == H::SIDE as u8;
     let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) && flow.next == Next::Stack as u8;
@@ -95,7 +102,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool) -
         if suits && flow.way.exit != Exit::Stack as u32 {
             let peer = flow.way.exit == Exit::Peer as u32;
             let mut hop = Hop::remembered(&flow.way);
-            if fresh {
+            if confirm {
                 hop.reach = Reach::Unresolved;
             }
             conntrack::account::<F>(&headers, flow, packet.len(), now);
@@ -138,6 +145,7 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     let mut packet = unsafe { Packet::new::<F>(skb) };
     match begin::<H, F>(&mut packet) {
         Ok(true) => Outcome::BEGUN,
+        Ok(false) if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) => Outcome::UNTRANSLATED,
         Ok(false) => Outcome::PASS,
         Err(reason) if reason.is_answered() => {
             count_drop(reason);

@@ -65,14 +65,24 @@ impl Outcome {
     // Beyond every action that the kernel knows.
     /// The packet belongs to no flow.
     pub const UNKNOWN_FLOW: Self = Self(0x100);
+    /// The same, and it is a segment that opens no connection.
+    pub const UNKNOWN_CONNECTION: Self = Self(0x106);
     /// Its flow has just been begun.
     pub const BEGUN: Self = Self(0x101);
     /// Nobody can take it, and its sender is to be told.
     pub const REFUSED: Self = Self(0x102);
     /// Where its flow's packets go next has to be looked up again.
     pub const STALE_WAY: Self = Self(0x104);
+    /// It is for no frontend.
+    pub const UNTRANSLATED: Self = Self(0x105);
     /// It is an ICMP message, maybe an error about a flow.
     pub const ICMP_ERROR: Self = Self(0x103);
+
+    /// This one, unless it leaves the packet to whatever comes next.
+    #[inline(always)]
+    pub fn or(self, other: Self) -> Self {
+        if self == Self::PASS { other } else { self }
+    }
 
     /// The outcome of a stage; counts a drop.
     #[inline(always)]

@@ -1,15 +1,16 @@
 //! Ways around the stack: looked up when a flow begins and once per tick, remembered in the flow's entries.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{Device, DropReason, Exit, Next, Ticks, Way};
+use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, PairWay, Ticks, Way, map as spec};
 
 use crate::{
     clock, conntrack,
-    family::{self, Datapath, Parsed},
+    family::{self, Datapath, Headers, Parsed},
     forward::{self, Hop, Reach},
     fragments,
     maps::{DEVICES, Table as _},
     packet::{Frame as _, Packet},
+    verdict::{Outcome, Step, Verdict},
 };
 
 /// Whether `way` was looked up in this tick, for packets that come in by `interface`.
@@ -29,54 +30,164 @@ pub fn remember(way: &mut Way, hop: &Hop, ingress: u32, exit: Exit, now: Ticks) 
     way.checked = now.0;
 }
 
-/// Looks up where the packets of a flow that the stack forwards go next, and those that answer them.
-///
-/// There is a way around the stack where both ends are behind interfaces that `devices` names, and where the packet came in
-/// by the one that leads to its sender: the stack's reverse-path filter is gone around, too. A neighbour that is not resolved
-/// yet is left to the stack, which asks for it.
+/// Looks up where the packets of a flow that the stack forwards go next, and those that answer them. Returns whether the kernel
+/// had to be asked.
 ///
 /// A stage of its own: its lookups would not fit on the stack of those before.
 #[inline(never)]
-pub fn refresh<F: Datapath>(skb: *mut __sk_buff) {
+pub fn refresh<F: Datapath>(skb: *mut __sk_buff) -> bool {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
-    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(&mut packet) else { return };
+    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(&mut packet) else { return false };
     if !matches!(fragments::follow::<F>(&mut headers), Ok(true)) {
-        return;
+        return false;
     }
     let key = &headers.key;
-    let Some(flow) = conntrack::find::<F>(key) else { return };
+    let Some(flow) = conntrack::find::<F>(key) else { return false };
     if flow.next != Next::Stack as u8 {
-        return;
+        return false;
     }
     let now = clock::now();
     let ingress = packet.interface();
-    flow.way.exit = Exit::Stack as u32;
-    flow.way.ingress = ingress;
-    flow.way.checked = now.0;
-    let Some(near) = device(ingress) else { return };
-    let Ok(hop) = forward::resolve::<F>(&packet, ingress, &flow.translated(key.protocol)) else { return };
-    let egress = hop.interface;
-    let Some(far) = device(egress) else { return };
-    if hop.reach == Reach::Known {
-        remember(&mut flow.way, &hop, ingress, exit_of(far, egress), now);
+    let mut to = headers.key;
+    to.src = flow.src;
+    to.dst = flow.dst;
+    to.src_port = flow.src_port;
+    to.dst_port = flow.dst_port;
+    let to = conntrack::placed(&to);
+    let asks = !pair::<F>(&to.src, &to.dst).is_some_and(|there| there.is_of(&to.src, &to.dst, ingress, now));
+    if asks {
+        learn::<F>(&packet, to, now);
     }
-    let back = forward::resolve::<F>(&packet, egress, &key.reversed());
-    let Ok(hop) = back.and_then(|hop| if hop.interface == near.routed_as { Ok(hop) } else { Err(DropReason::NoRoute) })
-    else {
-        flow.way.exit = Exit::Stack as u32;
-        return;
-    };
-    if hop.reach == Reach::Known
-        && far.flags & Device::BRIDGE == 0
+    let Some(there) = pair::<F>(&to.src, &to.dst) else { return asks };
+    if !there.is_of(&to.src, &to.dst, ingress, now) {
+        // Taken by the way back.
+        return asks;
+    }
+    flow.way = there.way;
+    if let Some(back) = pair::<F>(&to.dst, &to.src)
+        && back.is_of(&to.dst, &to.src, there.way.interface, now)
         && let Some(peer) = conntrack::peer::<F>(flow, key)
     {
         // SAFETY: an entry that the map keeps writable; see `conntrack::find`.
         let peer = unsafe { &mut *peer };
         if peer.next == Next::Stack as u8 {
-            remember(&mut peer.way, &hop, egress, exit_of(near, ingress), now);
+            peer.way = back.way;
         }
     }
+    asks
+}
+
+/// Sends a packet that nobody translates to its next hop, where there is a way around the stack; with `learns` the kernel is
+/// asked for one that is not known.
+///
+/// It belongs to no flow that this node keeps, so its way is remembered for its two addresses alone.
+#[inline(never)]
+pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
+    // SAFETY: `run` passes the context of the running program.
+    let mut packet = unsafe { Packet::pulled(skb) };
+    // Options, fragments, and what the stack would not take for its own are its business.
+    let Some(headers) = family::parse_plain::<F>(&packet) else { return Outcome::PASS };
+    if headers.hop_limit <= 1 || !packet.is_for_this_host() {
+        return Outcome::PASS;
+    }
+    let key = &headers.key;
+    let now = clock::now();
+    let known = pair::<F>(&key.src, &key.dst)
+        .is_some_and(|there| there.is_of(&key.src, &key.dst, packet.interface(), now));
+    if !known {
+        if !learns {
+            return Outcome::PASS;
+        }
+        learn::<F>(&packet, key, now);
+    }
+    Outcome::of(send::<F>(&mut packet, &headers, !known, now))
+}
+
+/// Sends the packet on its way; with `confirm` the kernel is to use the neighbour itself.
+#[inline(always)]
+fn send<F: Datapath>(
+    packet: &mut Packet<'_>,
+    headers: &Headers<F::Addr>,
+    confirm: bool,
+    now: Ticks,
+) -> Step<Outcome> {
+    let key = &headers.key;
+    let Some(there) = pair::<F>(&key.src, &key.dst) else { return Ok(Outcome::PASS) };
+    // What the way does not suit, the stack cuts, answers or drops. Policy of the destination belongs before this decision.
+    if !there.is_of(&key.src, &key.dst, packet.interface(), now)
+        || there.way.exit == Exit::Stack as u32
+        || forward::network_len(packet, headers)? > there.way.mtu
+    {
+        return Ok(Outcome::PASS);
+    }
+    let peer = there.way.exit == Exit::Peer as u32;
+    let mut hop = Hop::remembered(&there.way);
+    if confirm {
+        hop.reach = Reach::Unresolved;
+    }
+    F::decrement_hop_limit(packet)?;
+    let verdict = if peer { forward::hand_to_peer(packet, &hop) } else { forward::transmit(packet, &hop) };
+    verdict.map(Verdict::act)
+}
+
+/// Asks the kernel for the way of packets with the tuple `to`, and for that of answers.
+///
+/// There is a way around the stack where both ends are behind interfaces that `devices` names, pods at one of them at least, and
+/// where the packet came in by the one that leads to its sender: the stack's reverse-path filter is gone around, too. A neighbour
+/// that is not resolved yet is left to the stack, which asks for it.
+#[inline(always)]
+fn learn<F: Datapath>(packet: &Packet<'_>, to: &FlowKey<F::Addr>, now: Ticks) {
+    let ingress = packet.interface();
+    let Some(there) = pair::<F>(&to.src, &to.dst) else { return };
+    there.take(&to.src, &to.dst, ingress, now);
+    if !F::is_forwarded(&to.src, &to.dst) {
+        return;
+    }
+    let Some(near) = device(ingress) else { return };
+    let Ok(hop) = forward::resolve::<F>(packet, ingress, to) else { return };
+    let egress = hop.interface;
+    let Some(far) = device(egress) else { return };
+    if !is_of_pods(near, ingress) && !is_of_pods(far, egress) {
+        return;
+    }
+    let Ok(answer) = forward::resolve::<F>(packet, egress, &to.reversed()) else { return };
+    if answer.interface != near.routed_as {
+        return;
+    }
+    if hop.reach == Reach::Known
+        && let Some(there) = pair::<F>(&to.src, &to.dst)
+    {
+        remember(&mut there.way, &hop, ingress, exit_of(far, egress), now);
+    }
+    // What comes in by a bridge is seen at its ports.
+    if answer.reach == Reach::Known
+        && far.flags & Device::BRIDGE == 0
+        && let Some(back) = pair::<F>(&to.dst, &to.src)
+    {
+        back.take(&to.dst, &to.src, egress, now);
+        remember(&mut back.way, &answer, egress, exit_of(near, ingress), now);
+    }
+}
+
+/// The place of the way from `src` to `dst`, whoever has it.
+#[inline(always)]
+fn pair<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> Option<&'static mut PairWay<F::Addr>> {
+    // Fibonacci hashing: the odd multiplier spreads neighbouring addresses, and the upper bits are the best.
+    const MULTIPLIER: u32 = 0x9e37_79b1;
+    const BITS: u32 = spec::WAYS4.entries.ilog2();
+    const { assert!(spec::WAYS4.entries.is_power_of_two() && spec::WAYS6.entries == spec::WAYS4.entries) };
+    let fold = |addr: &F::Addr| addr.words().iter().fold(0, |sum: u32, word| sum.wrapping_mul(31).wrapping_add(word.to_be()));
+    let hash = fold(src).wrapping_mul(MULTIPLIER).wrapping_add(fold(dst)).wrapping_mul(MULTIPLIER);
+    let place = F::ways().find(&(hash >> (32 - BITS)))?;
+    // SAFETY: a per-CPU value belongs to this processor while the program runs.
+    Some(unsafe { &mut *place })
+}
+
+/// Whether pods are behind `interface`; one that waits in a queue of its own is not told from an uplink.
+#[inline(always)]
+fn is_of_pods(device: Device, interface: u32) -> bool {
+    device.flags & (Device::PEER | Device::BRIDGE) != 0 || device.routed_as != interface
 }
 
 /// How packets are handed to what is behind `interface`.

@@ -9,7 +9,7 @@ use crate::{
     harness::{Action, Harness, Hook, Outcome},
     leftovers,
     netns::Netns,
-    packet::{Packet, Parsed},
+    packet::{MACS, Packet, Parsed},
 };
 
 /// A namespace with an uplink and a pod's interface, routes to local pods and to those of another node, and neighbours for
@@ -31,9 +31,13 @@ impl Router {
     pub fn new() -> Result<Self> {
         let netns = Netns::create(&format!("{}-router", leftovers::unique_prefix()?))?;
         netns.sysctls(&["ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0"])?;
+        // What tests send is addressed to whichever of them it comes in by.
+        let mac = MACS.1.map(|byte| format!("{byte:02x}")).join(":");
         netns.ip(&format!(
             "link add up0 mtu {UPLINK_MTU} type veth peer name far0
              link add pod0 type veth peer name eth0
+             link set up0 address {mac}
+             link set pod0 address {mac}
              link set far0 up
              link set up0 up
              link set eth0 up

@@ -15,6 +15,9 @@ use dataplane_tests::{
     traffic::{Ask, protocol::Transport},
 };
 
+#[path = "bypass/untranslated.rs"]
+mod untranslated;
+
 struct Cast {
     pod: SocketAddr,
     /// What the pod may claim to be: its route leads elsewhere.
@@ -45,6 +48,7 @@ fn each(check: impl Fn(&mut Harness, &Router, &Cast, Protocol) -> Result<()> + S
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let cast = cast(version)?;
             Harness::with_flags(NodeConfig::HOST_BYPASS, |harness| {
+                harness.forget_ways()?;
                 harness.put_device(router.pod, Device { routed_as: router.pod, flags: Device::PEER })?;
                 harness.put_device(router.uplink, Device { routed_as: router.uplink, flags: Device::TRANSMIT })?;
                 check(harness, &router, &cast, protocol)
@@ -71,6 +75,7 @@ fn p30_both_directions_are_translated_before_the_stack_and_lose_a_hop_as_behind_
     each(|harness, router, cast, protocol| {
         for (backend, answers_at) in [(cast.remote, Hook::FromUplink), (cast.local, Hook::FromPod)] {
             harness.reset()?;
+            harness.forget_ways()?;
             harness.put_device(router.pod, Device { routed_as: router.pod, flags: Device::PEER })?;
             harness.put_device(router.uplink, Device { routed_as: router.uplink, flags: Device::TRANSMIT })?;
             serve(harness, cast, protocol, backend)?;
@@ -129,6 +134,7 @@ fn interfaces_that_are_not_named_and_neighbours_that_are_not_known_are_left_to_t
         let sent = Packet::first(protocol, cast.pod, cast.service);
         assert_eq!(router.passes(harness, Hook::FromPod, &sent)?, Packet { dst: cast.unknown, ..sent.clone() });
         harness.reset()?;
+        harness.forget_ways()?;
         harness.put_device(router.pod, Device { routed_as: router.pod, flags: Device::PEER })?;
         serve(harness, cast, protocol, cast.remote)?;
         assert_eq!(router.passes(harness, Hook::FromPod, &sent)?, Packet { dst: cast.remote, ..sent });

@@ -64,6 +64,8 @@ struct Tally {
     passed: usize,
     /// `suite: test`, or what else went wrong.
     failed: Vec<String>,
+    /// `suite: test` of those that passed only when they ran once more.
+    unsteady: Vec<String>,
     /// Suites with their number of tests and seconds.
     suites: Vec<(String, usize, f32)>,
 }
@@ -82,11 +84,13 @@ impl Tally {
         for (suite, tests, seconds) in &self.suites {
             println!("{suite:<44} {tests:>5} tests {seconds:>8.1} s");
         }
-        if !self.failed.is_empty() {
-            println!("\nfailed:");
-        }
-        for name in &self.failed {
-            println!("    {name}");
+        for (title, names) in [("failed", &self.failed), ("passed only when run once more, alone", &self.unsteady)] {
+            if !names.is_empty() {
+                println!("\n{title}:");
+            }
+            for name in names {
+                println!("    {name}");
+            }
         }
         println!();
     }

@@ -12,18 +12,20 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    filters::{self, Filter},
     output::{Column, Output, Record},
     pins,
-    programs::{self, Program},
 };
 use crate::{
     datapath::{
         Pins,
         hook::Hook,
         link::{Link, LinkState},
+        programs::{self, Program},
     },
-    netlink::Netlink,
+    netlink::{
+        Netlink,
+        filters::{self, Filter},
+    },
 };
 
 /// Options of `sluice interfaces`.
@@ -211,9 +213,9 @@ fn cgroup_path(id: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{
-        filters::{Device, Direction},
-        output::Format,
+    use crate::{
+        cli::output::Format,
+        netlink::filters::{Device, Direction},
     };
 
     fn program(name: &str) -> Program {

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use dataplane_common::{
     Affinity, AffinityKey, Backend, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    ServiceName, SocketKey, SocketOrigin, SourceRange,
+    PairWay, ServiceName, SocketKey, SocketOrigin, SourceRange,
     map::{self, MapSpec},
 };
 
@@ -132,6 +132,8 @@ pub fn layout(spec: &MapSpec) -> Option<Layout> {
         "fragments4" => sized::<FragmentKey<A4>, FragmentPorts>(LruHash),
         "fragments6" => sized::<FragmentKey<A6>, FragmentPorts>(LruHash),
         "devices" => sized::<u32, Device>(Hash),
+        "ways4" => sized::<u32, PairWay<A4>>(PerCpuArray),
+        "ways6" => sized::<u32, PairWay<A6>>(PerCpuArray),
         "drops" | "map_ops" => sized::<u32, u64>(PerCpuArray),
         _ => return None,
     };

@@ -1,6 +1,7 @@
 //! This node's interfaces and addresses, looked at again whenever netlink says that something changed.
 
 pub mod classify;
+pub mod obstacles;
 mod scan;
 
 use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
@@ -9,12 +10,15 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::warn;
 
-use self::classify::{HostBypass, Rules, interfaces, local_addresses, passages};
+use self::{
+    classify::{HostBypass, Rules, interfaces, local_addresses, passages},
+    obstacles::{Lookout, Obstacles, RECHECK},
+};
 use crate::{
     model::{device::Interface, node::LocalAddresses},
-    netlink::{Bell, Netlink, netfilter::NetfilterRules},
+    netlink::{Bell, Netlink},
 };
 
 /// A pod's interface comes with its addresses and routes: they are awaited for this long before looking.
@@ -22,9 +26,6 @@ const SETTLE: Duration = Duration::from_millis(5);
 
 /// The least time between two looks, so that a storm of routes does not keep a core busy.
 const PAUSE: Duration = Duration::from_millis(40);
-
-/// Rules of netfilter come and go without a bell.
-const RECHECK: Duration = Duration::from_secs(10);
 
 /// What the interfaces are at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +47,7 @@ pub struct Devices {
     warned: BTreeSet<String>,
     /// When the last look was; none yet.
     looked: Option<Instant>,
-    /// What netfilter did at the last look.
-    netfilter: Option<NetfilterRules>,
+    lookout: Lookout,
 }
 
 impl Devices {
@@ -62,7 +62,7 @@ impl Devices {
             node_addresses,
             warned: BTreeSet::new(),
             looked: None,
-            netfilter: None,
+            lookout: Lookout::default(),
         })
     }
 
@@ -100,24 +100,11 @@ impl Devices {
         }
         self.warned = not_ethernet;
         let mut addresses = local_addresses(&devices, &self.rules);
-        let netfilter = self.netfilter_rules();
-        addresses.passages = passages(&devices, &self.rules, netfilter);
+        let obstacles = match self.rules.host_bypass {
+            HostBypass::Auto => self.lookout.look(&mut self.netlink, &devices, &self.rules),
+            HostBypass::On | HostBypass::Off => Obstacles::default(),
+        };
+        addresses.passages = passages(&devices, &self.rules, &obstacles);
         Ok(View { interfaces, addresses })
-    }
-
-    /// Whether rules of netfilter see what the stack forwards; whoever cannot tell assumes so.
-    fn netfilter_rules(&mut self) -> NetfilterRules {
-        if self.rules.host_bypass != HostBypass::Auto {
-            return NetfilterRules::default();
-        }
-        let rules = NetfilterRules::read().unwrap_or_else(|error| {
-            debug!(%error, "the rules of netfilter cannot be read: packets go through the stack");
-            NetfilterRules { before: true, after: true }
-        });
-        if self.netfilter != Some(rules) {
-            self.netfilter = Some(rules);
-            info!("host bypass: {}", rules.meaning());
-        }
-        rules
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     forward::FibRequest,
     maps::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
-        SourceRanges,
+        SourceRanges, Ways,
     },
     packet::{ETH_LEN, Frame, Packet, TCP_LEN},
     verdict::Step,
@@ -84,6 +84,18 @@ impl Datapath for V4 {
     #[inline(always)]
     fn cidrs() -> &'static Cidrs<Addr> {
         &maps::CIDRS4
+    }
+
+    #[inline(always)]
+    fn ways() -> &'static Ways<Addr> {
+        &maps::WAYS4
+    }
+
+    #[inline(always)]
+    fn is_forwarded(src: &Addr, _dst: &Addr) -> bool {
+        // Martian sources (`ip_route_input_slow`): 0.0.0.0/8, multicast and broadcast. The FIB knows loopback addresses.
+        let first = src[0].to_ne_bytes()[0];
+        first != 0 && first < 224
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::{
     forward::FibRequest,
     maps::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
-        SourceRanges,
+        SourceRanges, Ways,
     },
     packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
@@ -101,6 +101,21 @@ impl Datapath for V6 {
     #[inline(always)]
     fn cidrs() -> &'static Cidrs<Addr> {
         &maps::CIDRS6
+    }
+
+    #[inline(always)]
+    fn ways() -> &'static Ways<Addr> {
+        &maps::WAYS6
+    }
+
+    #[inline(always)]
+    fn is_forwarded(src: &Addr, dst: &Addr) -> bool {
+        // Global unicast, of which everything that routers forward today is (RFC 4291, 2.4), and unique local addresses (RFC 4193).
+        let is_routed = |addr: &Addr| {
+            let first = addr[0].to_ne_bytes()[0];
+            first & 0xe0 == 0x20 || first & 0xfe == 0xfc
+        };
+        is_routed(src) && is_routed(dst)
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use aya::{
 };
 use dataplane_common::{
     Addr, Affinity, AffinityKey, Backend, BePort, Device, DropReason, Family, Flow, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, FrontendKind, Protocol, Scope, SlotRange, SourceRange, V4, V6,
+    FragmentPorts, Frontend, FrontendKey, FrontendKind, PairWay, Protocol, Scope, SlotRange, SourceRange, V4, V6, Way, map,
 };
 
 use super::Harness;
@@ -166,6 +166,12 @@ impl Harness {
         Ok(())
     }
 
+    /// Forgets the ways of packets that nobody translates.
+    pub fn forget_ways(&mut self) -> Result<()> {
+        forget_ways::<V4>(&mut self.ebpf)?;
+        forget_ways::<V6>(&mut self.ebpf)
+    }
+
     /// Everything that only an agent writes, as text: to see that packets have changed nothing of it.
     pub fn desired(&self) -> Result<String> {
         Ok([desired::<V4>(&self.ebpf, self.node.backend)?, desired::<V6>(&self.ebpf, self.node.backend)?].concat())
@@ -195,6 +201,20 @@ where
     // Beyond the numbers given out there are those that tests choose themselves.
     for id in 0..backends + 16 {
         map.set(id, Backend::<F::Addr>::FREE, 0)?;
+    }
+    Ok(())
+}
+
+fn forget_ways<F: Family<Addr: Pod>>(ebpf: &mut Ebpf) -> Result<()>
+where
+    PairWay<F::Addr>: Pod,
+{
+    let name = map_name::<F>("ways");
+    let mut ways = PerCpuArray::try_from(ebpf.map_mut(&name).context(name)?)?;
+    let none = PairWay { src: F::Addr::ZERO, dst: F::Addr::ZERO, way: Way::UNKNOWN };
+    let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    for place in 0..map::WAYS4.entries {
+        ways.set(place, PerCpuValues::try_from(vec![none; processors])?, 0)?;
     }
     Ok(())
 }

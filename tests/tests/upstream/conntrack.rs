@@ -29,8 +29,9 @@ struct Probe<'b> {
 
 impl<'b> Probe<'b> {
     fn new(client: &'b Site, to: impl IntoIterator<Item = SocketAddr>, service: &Service) -> Self {
-        // The backends are those of other titles too: a port of one's own keeps the flows apart.
-        let port = 20_000 + u16::from(service.addresses.v4.octets()[3]);
+        // The backends are those of other titles too: a port of one's own keeps the flows apart. None that a node may take for
+        // SNAT (12288 to 28671): the answer to a socket of the node would be that of a client outside.
+        let port = 28_700 + u16::from(service.addresses.v4.octets()[3]);
         Self { client, to: to.into_iter().collect(), port }
     }
 

@@ -56,7 +56,7 @@ pub struct AgentArgs {
     /// Whose sockets are translated at connect time
     #[arg(long, value_enum, default_value_t)]
     pub socket_lb: SocketLb,
-    /// Whether packets of services go to their next hop without the host's stack, netfilter included
+    /// Whether packets of pods go to their next hop without the host's stack, netfilter included
     #[arg(long, value_enum, default_value_t)]
     pub host_bypass: HostBypass,
     /// Names of pods' interfaces, with * and ? [default: every veth whose other end is in another network namespace]

@@ -6,11 +6,11 @@ use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{Finding, cgroup};
 use crate::{
-    cli::{
+    datapath::programs::{self, Program},
+    netlink::{
+        Netlink,
         filters::{self, Device, Direction, Filter},
-        programs::{self, Program},
     },
-    netlink::Netlink,
 };
 
 /// The name of the check.

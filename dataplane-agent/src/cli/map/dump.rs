@@ -5,12 +5,12 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::Context as _;
 use aya::{
     Pod,
-    maps::{Map, PerCpuArray},
+    maps::{Map, PerCpuArray, PerCpuValues},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use dataplane_common::{
-    Addr, Affinity, AffinityKey, FragmentKey, FragmentPorts, Frontend, FrontendKind, Scope, SlotRange, SocketKey,
-    SocketOrigin, V4, V6,
+    Addr, Affinity, AffinityKey, Exit, Family, FragmentKey, FragmentPorts, Frontend, FrontendKind, PairWay, Scope,
+    SlotRange, SocketKey, SocketOrigin, V4, V6,
     map::{self, MapSpec},
 };
 use serde::Serialize;
@@ -80,7 +80,14 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
             let drops = observed::drops(bpffs)?.into_iter();
             drops.map(|(reason, packets)| EntryDump { key: json!(reason.name()), value: json!(packets) }).collect()
         }
-        map::MAP_OPS => counters(spec, bpffs)?,
+        map::WAYS4 => ways::<V4>(spec, bpffs)?,
+        map::WAYS6 => ways::<V6>(spec, bpffs)?,
+        map::MAP_OPS => {
+            let counters = per_cpu::<u64>(spec, bpffs)?.into_iter().enumerate();
+            counters
+                .map(|(index, values)| EntryDump { key: json!(index), value: json!(values.iter().sum::<u64>()) })
+                .collect()
+        }
         _ => desired(spec, &read::tables(bpffs)?),
     })
 }
@@ -89,7 +96,7 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
 fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
     let entry = |key: Value, value: Value| EntryDump { key, value };
     let family =
-        if spec.name.ends_with(<V6 as dataplane_common::Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
+        if spec.name.ends_with(<V6 as Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
     match *spec {
         map::FRONTENDS4 | map::FRONTENDS6 => tables
             .frontends
@@ -251,17 +258,29 @@ fn fragment<A: Addr>(key: &FragmentKey<A>, value: &FragmentPorts) -> EntryDump {
     }
 }
 
-/// A per-CPU array of counters, summed over the processors.
-fn counters(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
+/// The ways that have been looked up, each of the processors having its own.
+fn ways<F: Family>(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>>
+where
+    PairWay<F::Addr>: Pod,
+{
+    let places = per_cpu::<PairWay<F::Addr>>(spec, bpffs)?;
+    let of_processors = places.iter().flat_map(|values| values.iter().enumerate());
+    Ok(of_processors.filter(|(_, pair)| pair.way.checked != 0).map(|(cpu, pair)| way(cpu, pair)).collect())
+}
+
+fn way<A: Addr>(cpu: usize, pair: &PairWay<A>) -> EntryDump {
+    let way = &pair.way;
+    EntryDump {
+        key: json!({"source": pair.src.to_ip(), "destination": pair.dst.to_ip(), "from_interface": way.ingress, "cpu": cpu}),
+        value: json!({"exit": Exit::name(way.exit), "interface": way.interface, "mtu": way.mtu, "checked": way.checked}),
+    }
+}
+
+/// The values of a per-CPU array, place by place.
+fn per_cpu<V: Pod>(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<PerCpuValues<V>>> {
     let map = pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly)?;
-    let map = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(map)).context(spec.name)?;
-    map.iter()
-        .enumerate()
-        .map(|(index, values)| {
-            let values = values.context(spec.name)?;
-            Ok(EntryDump { key: json!(index), value: json!(values.iter().sum::<u64>()) })
-        })
-        .collect()
+    let map = PerCpuArray::<_, V>::try_from(Map::PerCpuArray(map)).context(spec.name)?;
+    map.iter().map(|values| values.context(spec.name)).collect()
 }
 
 /// A key or value in a cell.

@@ -7,13 +7,11 @@ use std::{
 
 use glob::Pattern;
 
-use crate::{
-    model::{
-        device::{Interface, Passage, Role},
-        node::LocalAddresses,
-        settings::NodePortAddresses,
-    },
-    netlink::netfilter::NetfilterRules,
+use super::obstacles::Obstacles;
+use crate::model::{
+    device::{Interface, Passage, Role},
+    node::LocalAddresses,
+    settings::NodePortAddresses,
 };
 
 /// A network interface as netlink describes it.
@@ -85,14 +83,14 @@ pub struct Rules {
     pub host_bypass: HostBypass,
 }
 
-/// Whether packets of services go around the host's stack.
+/// Whether packets of pods go around the host's stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostBypass {
-    /// As far as no rule of netfilter would miss them: between local pods without rules at PREROUTING or FORWARD, beyond the
-    /// node only if there are none at POSTROUTING either.
+    /// As far as no one would miss them: between local pods without rules of netfilter at PREROUTING or FORWARD, beyond the node only
+    /// if there are none at POSTROUTING either; nowhere with IPsec policies, and not where tc programs of others run.
     #[default]
     Auto,
-    /// Always: whatever netfilter would do to forwarded packets is not done to those of services.
+    /// Always: whatever others would do to forwarded packets is not done to those of pods.
     On,
     /// Never.
     Off,
@@ -184,21 +182,21 @@ pub fn local_addresses(devices: &[Device], rules: &Rules) -> LocalAddresses {
     local
 }
 
-/// The interfaces among `devices` that packets may pass between without the stack, where netfilter has these `rules` of
-/// its own.
+/// The interfaces among `devices` that packets may pass between without the stack, where these `obstacles` are.
 #[must_use]
-pub fn passages(devices: &[Device], rules: &Rules, netfilter: NetfilterRules) -> BTreeMap<u32, Passage> {
-    let forwarding = match rules.host_bypass {
+pub fn passages(devices: &[Device], rules: &Rules, obstacles: &Obstacles) -> BTreeMap<u32, Passage> {
+    let none = Obstacles::default();
+    let obstacles = match rules.host_bypass {
         HostBypass::Off => return BTreeMap::new(),
-        HostBypass::On => NetfilterRules::default(),
-        HostBypass::Auto => netfilter,
+        HostBypass::On => &none,
+        HostBypass::Auto => obstacles,
     };
-    if forwarding.before {
+    if obstacles.netfilter.before || obstacles.ipsec {
         return BTreeMap::new();
     }
     let mut passages = BTreeMap::new();
     let bridge = |index| devices.iter().find(|device| device.index == index && device.kind == Kind::Bridge);
-    for device in devices {
+    for device in devices.iter().filter(|device| !obstacles.programs.contains(&device.index)) {
         let passage = match (classify(device, rules), device.controller) {
             (Class::Carries(Role::Pod), Some(controller)) => match bridge(controller) {
                 Some(bridge) => {
@@ -212,7 +210,7 @@ pub fn passages(devices: &[Device], rules: &Rules, netfilter: NetfilterRules) ->
                 Passage::Peer
             }
             (Class::Carries(Role::Pod), None) => Passage::Out,
-            (Class::Carries(Role::Uplink), None) if !forwarding.after => Passage::Out,
+            (Class::Carries(Role::Uplink), None) if !obstacles.netfilter.after => Passage::Out,
             _ => continue,
         };
         // What was found to be a bridge stays one.

@@ -1,7 +1,7 @@
 //! Tables of interfaces as nodes have them.
 
 use super::*;
-use crate::model::settings::NodePortRange;
+use crate::{model::settings::NodePortRange, netlink::netfilter::NetfilterRules};
 
 const POD: Kind = Kind::Veth { peer_elsewhere: true };
 
@@ -163,7 +163,7 @@ fn p38_node_ports_follow_addresses_that_come_and_go() {
 }
 
 #[test]
-fn packets_go_around_the_stack_only_where_no_rule_of_netfilter_would_miss_them() {
+fn packets_go_around_the_stack_only_where_nobody_would_miss_them() {
     let numbered = |index, kind, text, controller, queued| Device { index, controller, queued, ..device(kind, text) };
     let devices = [
         numbered(1, Kind::Loopback, "lo", None, false),
@@ -182,15 +182,19 @@ fn packets_go_around_the_stack_only_where_no_rule_of_netfilter_would_miss_them()
         (6, Passage::Port(5)),
     ];
     let all = [[(2, Passage::Out)].as_slice(), &pods].concat();
-    for (host_bypass, before, after, expected) in [
-        (HostBypass::Auto, false, false, all.as_slice()),
-        (HostBypass::Auto, false, true, &pods),
-        (HostBypass::Auto, true, false, &[]),
-        (HostBypass::On, true, true, &all),
-        (HostBypass::Off, false, false, &[]),
+    let none = Obstacles::default;
+    let rules_at = |before, after| Obstacles { netfilter: NetfilterRules { before, after }, ..none() };
+    for (host_bypass, obstacles, expected) in [
+        (HostBypass::Auto, none(), all.as_slice()),
+        (HostBypass::Auto, rules_at(false, true), &pods),
+        (HostBypass::Auto, rules_at(true, false), &[]),
+        (HostBypass::Auto, Obstacles { ipsec: true, ..none() }, &[]),
+        (HostBypass::Auto, Obstacles { programs: [2, 6].into(), ..none() }, &pods[..2]),
+        (HostBypass::On, Obstacles { ipsec: true, programs: [2, 3].into(), ..rules_at(true, true) }, &all),
+        (HostBypass::Off, none(), &[]),
     ] {
         let rules = Rules { host_bypass, ..rules("", "") };
-        let found = passages(&devices, &rules, NetfilterRules { before, after });
-        assert_eq!(found, expected.iter().copied().collect(), "{host_bypass:?} {before} {after}");
+        let found = passages(&devices, &rules, &obstacles);
+        assert_eq!(found, expected.iter().copied().collect(), "{host_bypass:?} {obstacles:?}");
     }
 }

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::{
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
-use crate::netlink::Netlink;
+use super::Netlink;
 
 /// The direction of the traffic that a filter sees, as the kernel puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +109,8 @@ pub fn filters(netlink: &mut Netlink) -> io::Result<Vec<Filter>> {
     Ok(filters)
 }
 
-fn filters_of(netlink: &mut Netlink, device: &Device, direction: Direction) -> io::Result<Vec<Filter>> {
+/// The filters of one interface and direction.
+pub fn filters_of(netlink: &mut Netlink, device: &Device, direction: Direction) -> io::Result<Vec<Filter>> {
     let mut request = TcMessage::default();
     request.header.index = device.index.cast_signed();
     request.header.parent = direction.parent();

@@ -1,0 +1,142 @@
+//! What else has a say in forwarded packets, and would not be asked about those that go around the stack.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Duration,
+};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::classify::{Class, Device, Rules, classify};
+use crate::{
+    datapath::hook::Hook,
+    model::device::Role,
+    netlink::{
+        Netlink,
+        filters::{self, Direction},
+        ipsec,
+        netfilter::NetfilterRules,
+    },
+};
+
+/// Obstacles come and go without a bell.
+pub(super) const RECHECK: Duration = Duration::from_secs(10);
+
+/// What stands in the way of going around the stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Rules of netfilter.
+    pub netfilter: NetfilterRules,
+    /// IPsec policies, which decide what is encrypted.
+    pub ipsec: bool,
+    /// Indexes of interfaces where programs or filters of others see packets.
+    pub programs: BTreeSet<u32>,
+}
+
+impl Obstacles {
+    /// What follows for packets, in words.
+    fn meaning(&self) -> String {
+        if self.ipsec {
+            return "off, because IPsec policies may apply to forwarded packets; --host-bypass=on ignores them".into();
+        }
+        let all = self.netfilter.meaning();
+        if self.programs.is_empty() { all.into() } else { format!("{all}; not where tc programs of others run") }
+    }
+}
+
+/// Looks for obstacles.
+#[derive(Debug, Default)]
+pub(super) struct Lookout {
+    /// Whether an interface has programs of others, by index, as seen since `begun`.
+    seen: BTreeMap<u32, bool>,
+    begun: Option<Instant>,
+    said: Option<String>,
+}
+
+impl Lookout {
+    /// The obstacles now; whoever cannot tell assumes that there are some.
+    pub(super) fn look(&mut self, netlink: &mut Netlink, devices: &[Device], rules: &Rules) -> Obstacles {
+        let netfilter = NetfilterRules::read().unwrap_or_else(|error| {
+            debug!(%error, "the rules of netfilter cannot be read: packets go through the stack");
+            NetfilterRules { before: true, after: true }
+        });
+        let ipsec = ipsec::has_policies().unwrap_or_else(|error| {
+            debug!(%error, "the policies of IPsec cannot be read: packets go through the stack");
+            true
+        });
+        let obstacles = Obstacles { netfilter, ipsec, programs: self.programs(netlink, devices, rules) };
+        let meaning = obstacles.meaning();
+        if self.said.as_ref() != Some(&meaning) {
+            info!("host bypass: {meaning}");
+            self.said = Some(meaning);
+        }
+        obstacles
+    }
+
+    /// The interfaces where programs of others see packets that ours would redirect before, or never let get there.
+    fn programs(&mut self, netlink: &mut Netlink, devices: &[Device], rules: &Rules) -> BTreeSet<u32> {
+        if self.begun.is_none_or(|begun| begun.elapsed() >= RECHECK) {
+            self.seen.clear();
+            self.begun = Some(Instant::now());
+        }
+        self.seen.retain(|index, _| devices.iter().any(|device| device.index == *index));
+        for device in devices {
+            let Class::Carries(role) = classify(device, rules) else { continue };
+            // What leaves by an uplink passes its programs in any case.
+            let directions = if role == Role::Pod { &Direction::ALL[..] } else { &[Direction::Ingress] };
+            self.seen.entry(device.index).or_insert_with(|| {
+                let mut found = directions.iter().map(|&direction| has_others(netlink, device, direction));
+                found.any(|found| {
+                    found.unwrap_or_else(|error| {
+                        debug!(%error, interface = device.name, "its programs cannot be listed: packets go through the stack");
+                        true
+                    })
+                })
+            });
+        }
+        self.seen.iter().filter(|(_, others)| **others).map(|(index, _)| *index).collect()
+    }
+}
+
+/// Whether anything but our programs is at a hook of `device`.
+fn has_others(netlink: &mut Netlink, device: &Device, direction: Direction) -> io::Result<bool> {
+    let attach_type = match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
+    // Without TCX there is nothing to ask for, and an interface may be gone by now.
+    let programs = SchedClassifier::query_tcx(&device.name, attach_type).map_or_else(|_| Vec::new(), |(_, found)| found);
+    // Told by their names: ids change while one agent's programs take the place of another's.
+    if programs.iter().any(|program| program.name_as_str().is_none_or(|name| !is_ours(name))) {
+        return Ok(true);
+    }
+    let device = filters::Device { index: device.index, name: device.name.clone(), xdp: BTreeSet::new() };
+    let filters = filters::filters_of(netlink, &device, direction)?;
+    Ok(filters.iter().any(|filter| filter.name.as_deref().is_none_or(|name| !is_ours(name))))
+}
+
+fn is_ours(name: &str) -> bool {
+    Hook::from_name(name).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_by_their_names() {
+        assert!(is_ours("from_pod") && is_ours("to_uplink"));
+        assert!(!is_ours("cil_from_container") && !is_ours(""));
+    }
+
+    #[test]
+    fn what_is_said_names_what_is_in_the_way() {
+        let said = |obstacles: Obstacles| obstacles.meaning();
+        assert_eq!(said(Obstacles::default()), "on, since netfilter has no rules for forwarded packets");
+        assert!(said(Obstacles { ipsec: true, ..Obstacles::default() }).starts_with("off, because IPsec"));
+        assert!(said(Obstacles { programs: [3].into(), ..Obstacles::default() }).ends_with("; not where tc programs of others run"));
+    }
+}

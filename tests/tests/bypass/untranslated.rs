@@ -1,0 +1,196 @@
+//! Packets of no service: they go around the stack, too, and are left to it wherever it has something to say.
+
+use anyhow::{Result, ensure};
+use dataplane_common::{Device, FrontendKind, Protocol, conntrack::TcpFlags};
+use dataplane_tests::{
+    bench::programs::{Program, Side},
+    expect,
+    harness::{Action, Harness, Hook, Target},
+    packet::{Packet, fragment, options},
+    router::{Router, UPLINK_MTU},
+    scenario::{POD_PORT, Scenario},
+    topology::{IpVersion, Wiring},
+    traffic::{Ask, protocol::Transport},
+};
+
+use super::{Cast, each, next};
+
+fn carries(router: &Router, harness: &Harness, hook: Hook, sent: &Packet) -> Result<()> {
+    let out = router.redirects(harness, hook, sent)?;
+    assert_eq!(out, Packet { hop_limit: sent.hop_limit - 1, ..sent.clone() }, "{hook:?}");
+    Ok(())
+}
+
+fn leaves(router: &Router, harness: &Harness, hook: Hook, frame: &[u8]) -> Result<()> {
+    let outcome = router.run(harness, hook, frame)?;
+    ensure!(outcome.action == Action::Pass, "{hook:?}: {:?}", outcome.action);
+    ensure!(outcome.frame == frame, "{hook:?}: it is changed");
+    Ok(())
+}
+
+#[test]
+fn p30_packets_between_pods_and_to_and_from_the_world_lose_a_hop_and_nothing_else() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let outgoing = Packet::first(protocol, cast.pod, cast.remote);
+        let local = Packet::first(protocol, cast.pod, cast.local);
+        for (hook, sent) in
+            [(Hook::FromPod, &outgoing), (Hook::FromUplink, &outgoing.answer()), (Hook::FromPod, &local)]
+        {
+            for sent in [sent.clone(), next(sent), next(sent)] {
+                carries(router, harness, hook, &sent)?;
+            }
+        }
+        assert_eq!(harness.flow_count()?, 0, "no flow is kept of them");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_stack_would_judge_cut_or_answer_is_left_to_it_as_it_is() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let sent = Packet::first(protocol, cast.pod, cast.remote);
+        carries(router, harness, Hook::FromPod, &sent)?;
+        let sent = next(&sent);
+        let frame = sent.frame()?;
+        let mut passing_by = frame.clone();
+        passing_by[5] ^= 1;
+        let long = sent.clone().with_payload(&vec![7; usize::from(UPLINK_MTU)]);
+        let mut left = vec![
+            // On its way through a bridge.
+            passing_by,
+            Packet { hop_limit: 1, ..sent.clone() }.frame()?,
+            long.frame()?,
+            options::with_options(&frame, 2)?,
+            Packet { src: cast.forged, ..sent.clone() }.frame()?,
+            Packet { dst: cast.unknown, ..sent }.frame()?,
+        ];
+        left.extend(fragment::cut(&long.frame()?, 7, 800)?);
+        for frame in left {
+            leaves(router, harness, Hook::FromPod, &frame)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_only_passes_through_the_node_and_what_is_for_itself_is_left_to_the_stack() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let client = if cast.pod.is_ipv4() { "172.20.0.200:5000" } else { "[fd20::c8]:5000" }.parse()?;
+        let node = if cast.pod.is_ipv4() { "172.20.0.10:5000" } else { "[fd20::a]:5000" }.parse()?;
+        for (src, dst) in [(client, cast.remote), (cast.remote, client), (client, node)] {
+            let sent = Packet::first(protocol, src, dst);
+            leaves(router, harness, Hook::FromUplink, &sent.frame()?)?;
+            leaves(router, harness, Hook::FromUplink, &next(&sent).frame()?)?;
+        }
+        leaves(router, harness, Hook::FromPod, &Packet::first(protocol, cast.pod, node).frame()?)
+    })
+}
+
+/// Sources that the stack takes for martians, although a default route leads to them.
+#[test]
+fn martian_sources_meet_the_stack() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let version = if cast.pod.is_ipv4() { "-4" } else { "-6" };
+        // A veth is where the world is here, so that every address is behind the pod's interface.
+        router.netns().ip(&format!("{version} route replace default dev pod0\n"))?;
+        let martians: &[&str] =
+            if cast.pod.is_ipv4() { &["0.1.2.3:53", "224.0.0.5:53", "255.255.255.255:53"] } else { &["[fe80::1]:53", "[ff02::1]:53", "[::]:53"] };
+        for martian in martians {
+            let sent = Packet::first(protocol, martian.parse()?, cast.remote);
+            leaves(router, harness, Hook::FromPod, &sent.frame()?)?;
+        }
+        Ok(())
+    })
+}
+
+/// An address of a load balancer or an external IP may be somebody's beside.
+#[test]
+fn an_address_where_others_are_reached_keeps_its_frontends() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let Cast { pod, remote, local, .. } = *cast;
+        let backend = Target { addr: local, local: true };
+        harness.add_frontend(FrontendKind::ExternalIp, protocol, remote, &[backend])?;
+        let elsewhere = (remote.ip(), 9999).into();
+        carries(router, harness, Hook::FromPod, &Packet::first(protocol, pod, elsewhere))?;
+        for packet in [Packet::first(protocol, pod, remote), next(&Packet::first(protocol, pod, remote))] {
+            let out = router.redirects(harness, Hook::FromPod, &packet)?;
+            assert_eq!(out.dst, local);
+        }
+        carries(router, harness, Hook::FromPod, &Packet::first(protocol, pod, elsewhere))
+    })
+}
+
+/// Only a connection's first segment is looked up among the frontends once others have gone between the same addresses.
+#[test]
+fn segments_follow_the_way_without_a_lookup_of_frontends() -> Result<()> {
+    let router = Router::new()?;
+    let cast = super::cast(IpVersion::V4)?;
+    let flags = dataplane_common::NodeConfig::HOST_BYPASS | dataplane_common::NodeConfig::COUNT_MAP_OPS;
+    Harness::with_flags(flags, |harness| {
+        harness.put_device(router.pod, Device { routed_as: router.pod, flags: Device::PEER })?;
+        harness.put_device(router.uplink, Device { routed_as: router.uplink, flags: Device::TRANSMIT })?;
+        let sent = Packet::first(Protocol::Tcp, cast.pod, cast.remote).with_flags(TcpFlags::ACK);
+        let lookups = |harness: &Harness| -> Result<u64> {
+            let before = harness.operations()?.lookups;
+            carries(&router, harness, Hook::FromPod, &sent)?;
+            Ok(harness.operations()?.lookups - before)
+        };
+        let (first, second) = (lookups(harness)?, lookups(harness)?);
+        ensure!(second == 3 && first > 6, "conntrack, and its way twice: {first}, {second}");
+        Ok(())
+    })
+}
+
+#[test]
+fn p30_pods_reach_pods_of_their_node_and_of_others_and_the_world_without_any_service() -> Result<()> {
+    for wiring in [Wiring::Routed, Wiring::Bridged] {
+        let scenario = Scenario::new(wiring, &["--host-bypass=auto"])?;
+        let cluster = &scenario.cluster;
+        for version in IpVersion::BOTH {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                for (client, server) in [("client", "web-a"), ("client", "web-b"), ("web-c", "web-a")] {
+                    let ask = Ask::new(transport, (cluster.pod(server).ip(version), POD_PORT).into());
+                    for _ in 0..3 {
+                        expect::answered(cluster.pod(client), &ask, &[server])?;
+                    }
+                }
+                let ask = Ask::new(transport, (cluster.pod("web-b").ip(version), POD_PORT).into());
+                expect::answered(cluster.host("a"), &ask, &["web-b"])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Policies of a network plugin may be tc programs, and IPsec encrypts what the stack forwards.
+#[test]
+fn with_auto_programs_of_others_and_ipsec_policies_keep_packets_in_the_stack() -> Result<()> {
+    let mut scenario = Scenario::bare(Wiring::Routed)?;
+    let others = Program::empty()?;
+    let (one, other) = (scenario.cluster.host("a").netns(), scenario.cluster.host("b").netns());
+    let link = others.attach(one, "veth-web-a", Side::Egress)?;
+    other.ip("xfrm policy add src 192.0.2.1/32 dst 192.0.2.2/32 dir out\n")?;
+    scenario.options = dataplane_tests::agent::AgentOptions::with(&["--host-bypass=auto"]);
+    scenario.write_services()?;
+    scenario.start_agents()?;
+    let around = |node: &str| -> Result<Vec<String>> {
+        let host = scenario.cluster.host(node).netns();
+        let names = ["veth-client", "veth-web-a", "veth-web-b", "veth-web-c", "eth0"];
+        let index = |name: &&str| -> Option<u32> {
+            let name = (*name).to_owned();
+            host.run(move || nix::net::if_::if_nametoindex(name.as_str()).ok()).ok().flatten()
+        };
+        let devices = scenario.cluster.sluice(node, &["map", "dump", "devices", "-o", "json"])?;
+        let devices: Vec<serde_json::Value> = serde_json::from_str(&devices)?;
+        let listed = |name: &&str| devices.iter().any(|device| device["key"].as_u64().map(|key| key as u32) == index(name));
+        Ok(names.iter().filter(|name| index(name).is_some() && listed(name)).map(|name| (*name).to_owned()).collect())
+    };
+    assert_eq!(around("a")?, ["veth-client", "eth0"]);
+    assert!(around("b")?.is_empty(), "{:?}", around("b")?);
+    drop(link);
+    expect::eventually_for(std::time::Duration::from_secs(20), || {
+        let found = around("a")?;
+        ensure!(found == ["veth-client", "veth-web-a", "eth0"], "{found:?}");
+        Ok(())
+    })
+}
