@@ -17,6 +17,7 @@ pub mod map;
 pub mod nat;
 pub mod output;
 pub mod pins;
+pub mod programs;
 pub mod read;
 pub mod service;
 pub mod status;

@@ -2,8 +2,8 @@
 
 mod exchange;
 pub mod filters;
-pub mod ipset;
 pub mod ipsec;
+pub mod ipset;
 pub mod netfilter;
 pub mod sock_diag;
 

@@ -93,8 +93,8 @@ pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
     }
     let key = &headers.key;
     let now = clock::now();
-    let known = pair::<F>(&key.src, &key.dst)
-        .is_some_and(|there| there.is_of(&key.src, &key.dst, packet.interface(), now));
+    let known =
+        pair::<F>(&key.src, &key.dst).is_some_and(|there| there.is_of(&key.src, &key.dst, packet.interface(), now));
     if !known {
         if !learns {
             return Outcome::PASS;
@@ -106,12 +106,7 @@ pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
 
 /// Sends the packet on its way; with `confirm` the kernel is to use the neighbour itself.
 #[inline(always)]
-fn send<F: Datapath>(
-    packet: &mut Packet<'_>,
-    headers: &Headers<F::Addr>,
-    confirm: bool,
-    now: Ticks,
-) -> Step<Outcome> {
+fn send<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, confirm: bool, now: Ticks) -> Step<Outcome> {
     let key = &headers.key;
     let Some(there) = pair::<F>(&key.src, &key.dst) else { return Ok(Outcome::PASS) };
     // What the way does not suit, the stack cuts, answers or drops. Policy of the destination belongs before this decision.
@@ -177,7 +172,8 @@ fn pair<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> Option<&'static mut PairWa
     const MULTIPLIER: u32 = 0x9e37_79b1;
     const BITS: u32 = spec::WAYS4.entries.ilog2();
     const { assert!(spec::WAYS4.entries.is_power_of_two() && spec::WAYS6.entries == spec::WAYS4.entries) };
-    let fold = |addr: &F::Addr| addr.words().iter().fold(0, |sum: u32, word| sum.wrapping_mul(31).wrapping_add(word.to_be()));
+    let fold =
+        |addr: &F::Addr| addr.words().iter().fold(0, |sum: u32, word| sum.wrapping_mul(31).wrapping_add(word.to_be()));
     let hash = fold(src).wrapping_mul(MULTIPLIER).wrapping_add(fold(dst)).wrapping_mul(MULTIPLIER);
     let place = F::ways().find(&(hash >> (32 - BITS)))?;
     // SAFETY: a per-CPU value belongs to this processor while the program runs.

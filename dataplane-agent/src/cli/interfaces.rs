@@ -14,13 +14,13 @@ use serde::Serialize;
 use super::{
     output::{Column, Output, Record},
     pins,
+    programs::{self, Program},
 };
 use crate::{
     datapath::{
         Pins,
         hook::Hook,
         link::{Link, LinkState},
-        programs::{self, Program},
     },
     netlink::{
         Netlink,

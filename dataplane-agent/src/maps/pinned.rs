@@ -7,8 +7,8 @@ use std::{
 
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use dataplane_common::{
-    Affinity, AffinityKey, Backend, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    PairWay, ServiceName, SocketKey, SocketOrigin, SourceRange,
+    Affinity, AffinityKey, Backend, Device, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, PairWay,
+    ServiceName, SocketKey, SocketOrigin, SourceRange,
     map::{self, MapSpec},
 };
 

@@ -12,7 +12,8 @@ use aya::{
 };
 use dataplane_common::{
     Addr, Affinity, AffinityKey, Backend, BePort, Device, DropReason, Family, Flow, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, FrontendKind, PairWay, Protocol, Scope, SlotRange, SourceRange, V4, V6, Way, map,
+    FragmentPorts, Frontend, FrontendKey, FrontendKind, PairWay, Protocol, Scope, SlotRange, SourceRange, V4, V6, Way,
+    map,
 };
 
 use super::Harness;

@@ -6,7 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{Finding, cgroup};
 use crate::{
-    datapath::programs::{self, Program},
+    cli::programs::{self, Program},
     netlink::{
         Netlink,
         filters::{self, Device, Direction, Filter},

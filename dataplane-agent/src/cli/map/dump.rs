@@ -95,8 +95,7 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
 /// The entries of a map that the agent writes.
 fn desired(spec: &MapSpec, tables: &Tables) -> Vec<EntryDump> {
     let entry = |key: Value, value: Value| EntryDump { key, value };
-    let family =
-        if spec.name.ends_with(<V6 as Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
+    let family = if spec.name.ends_with(<V6 as Family>::SUFFIX) { IpFamily::V6 } else { IpFamily::V4 };
     match *spec {
         map::FRONTENDS4 | map::FRONTENDS6 => tables
             .frontends

@@ -2,24 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     time::Duration,
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::classify::{Class, Device, Rules, classify};
 use crate::{
-    datapath::hook::Hook,
+    datapath::others,
     model::device::Role,
-    netlink::{
-        Netlink,
-        filters::{self, Direction},
-        ipsec,
-        netfilter::NetfilterRules,
-    },
+    netlink::{Netlink, filters::Direction, ipsec, netfilter::NetfilterRules},
 };
 
 /// Obstacles come and go without a bell.
@@ -88,7 +81,7 @@ impl Lookout {
             // What leaves by an uplink passes its programs in any case.
             let directions = if role == Role::Pod { &Direction::ALL[..] } else { &[Direction::Ingress] };
             self.seen.entry(device.index).or_insert_with(|| {
-                let mut found = directions.iter().map(|&direction| has_others(netlink, device, direction));
+                let mut found = directions.iter().map(|&direction| others::run_at(netlink, device.index, &device.name, direction));
                 found.any(|found| {
                     found.unwrap_or_else(|error| {
                         debug!(%error, interface = device.name, "its programs cannot be listed: packets go through the stack");
@@ -101,42 +94,18 @@ impl Lookout {
     }
 }
 
-/// Whether anything but our programs is at a hook of `device`.
-fn has_others(netlink: &mut Netlink, device: &Device, direction: Direction) -> io::Result<bool> {
-    let attach_type = match direction {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
-    };
-    // Without TCX there is nothing to ask for, and an interface may be gone by now.
-    let programs = SchedClassifier::query_tcx(&device.name, attach_type).map_or_else(|_| Vec::new(), |(_, found)| found);
-    // Told by their names: ids change while one agent's programs take the place of another's.
-    if programs.iter().any(|program| program.name_as_str().is_none_or(|name| !is_ours(name))) {
-        return Ok(true);
-    }
-    let device = filters::Device { index: device.index, name: device.name.clone(), xdp: BTreeSet::new() };
-    let filters = filters::filters_of(netlink, &device, direction)?;
-    Ok(filters.iter().any(|filter| filter.name.as_deref().is_none_or(|name| !is_ours(name))))
-}
-
-fn is_ours(name: &str) -> bool {
-    Hook::from_name(name).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_are_told_by_their_names() {
-        assert!(is_ours("from_pod") && is_ours("to_uplink"));
-        assert!(!is_ours("cil_from_container") && !is_ours(""));
-    }
 
     #[test]
     fn what_is_said_names_what_is_in_the_way() {
         let said = |obstacles: Obstacles| obstacles.meaning();
         assert_eq!(said(Obstacles::default()), "on, since netfilter has no rules for forwarded packets");
         assert!(said(Obstacles { ipsec: true, ..Obstacles::default() }).starts_with("off, because IPsec"));
-        assert!(said(Obstacles { programs: [3].into(), ..Obstacles::default() }).ends_with("; not where tc programs of others run"));
+        assert!(
+            said(Obstacles { programs: [3].into(), ..Obstacles::default() })
+                .ends_with("; not where tc programs of others run")
+        );
     }
 }

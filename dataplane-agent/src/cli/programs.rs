@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Context as _;
 use aya::programs::{ProgramInfo, loaded_programs};
 
-use super::Pins;
+use crate::datapath::Pins;
 
 /// A loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
