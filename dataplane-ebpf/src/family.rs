@@ -205,6 +205,12 @@ pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>>
     (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
 }
 
+/// The destination of a packet, whatever it carries; `None` for what is cut short.
+#[inline(always)]
+pub fn destination<F: Datapath>(packet: &impl Frame) -> Option<F::Addr> {
+    F::plain_network(packet, ETH_LEN).map(|network| network.dst)
+}
+
 /// Reads an ICMP error and the packet it quotes; `None` for other messages.
 #[inline(always)]
 pub fn parse_error<F: Datapath>(packet: &mut Packet<'_>) -> Option<Quote<F::Addr>> {

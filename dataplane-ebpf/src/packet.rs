@@ -4,7 +4,7 @@ use core::{ffi::c_void, marker::PhantomData, mem::offset_of};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::{bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data},
+    helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data},
     programs::TcContext,
 };
 use dataplane_common::DropReason;
@@ -60,6 +60,9 @@ pub trait Frame {
     /// Adds the checksum difference `difference` to the transport checksum at `offset`; `flags` are those of
     /// `bpf_l4_csum_replace`.
     fn fix_transport_checksum(&mut self, offset: usize, difference: u32, flags: u32) -> Step<()>;
+
+    /// Adds `difference` to the sum over the whole packet that a device may have computed (`CHECKSUM_COMPLETE`).
+    fn change_device_sum(&mut self, difference: u32);
 
     /// A header at `offset`, when the packet is long enough.
     #[inline(always)]
@@ -262,6 +265,12 @@ impl Frame for Packet<'_> {
         let result =
             unsafe { bpf_l4_csum_replace(self.raw(), offset as u32, 0, u64::from(difference), u64::from(flags)) };
         if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
+    }
+
+    #[inline(always)]
+    fn change_device_sum(&mut self, difference: u32) {
+        // SAFETY: the context is valid while the program runs. It fails where there is no such sum.
+        let _no_sum = unsafe { bpf_csum_update(self.skb, difference) };
     }
 }
 

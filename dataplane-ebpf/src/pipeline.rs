@@ -47,6 +47,9 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     } else if outcome == Outcome::ICMP_ERROR {
         outcome = icmp_error::<H, F>(skb);
     }
+    if outcome == Outcome::NO_FLOW {
+        outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { no_flow::<F>(skb) } else { Outcome::PASS };
+    }
     outcome.into_tc()
 }
 
@@ -64,7 +67,8 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     let mut headers = match family::parse::<F>(packet) {
         Some(Parsed::Flow(headers)) => headers,
         Some(Parsed::Icmp) => return Ok(Outcome::ICMP_ERROR),
-        Some(Parsed::Other) | None => return Ok(Outcome::PASS),
+        Some(Parsed::Other) => return Ok(Outcome::NO_FLOW),
+        None => return Ok(Outcome::PASS),
     };
     if !fragments::follow::<F>(&mut headers)? {
         return Ok(Outcome::PASS);
@@ -220,8 +224,17 @@ fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 fn icmp_error<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
-    let Some(quote) = family::parse_error::<F>(&mut packet) else { return Outcome::PASS };
+    let Some(quote) = family::parse_error::<F>(&mut packet) else { return Outcome::NO_FLOW };
     Outcome::of(translate_error::<H, F>(&mut packet, &quote).map(Verdict::act))
+}
+
+/// Judges a packet that is part of no flow, such as an echo request: services have none, so only where it would end up matters.
+#[inline(never)]
+fn no_flow<F: Datapath>(skb: *mut __sk_buff) -> Outcome {
+    // SAFETY: `run` passes the context of the running program.
+    let packet = unsafe { Packet::pulled(skb) };
+    let Some(dst) = family::destination::<F>(&packet) else { return Outcome::PASS };
+    if service::is_nobodys::<F>(&dst) { Outcome::of(Err(DropReason::UnownedServiceAddress)) } else { Outcome::PASS }
 }
 
 #[inline(always)]

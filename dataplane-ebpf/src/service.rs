@@ -89,6 +89,12 @@ pub fn owns_address<F: Datapath>(addr: &F::Addr) -> bool {
     F::frontends().find(&key).is_some()
 }
 
+/// Whether `addr` is in a service CIDR, and no service owns it.
+#[inline(always)]
+pub fn is_nobodys<F: Datapath>(addr: &F::Addr) -> bool {
+    prefix::<F>(addr) & cidr::SERVICE != 0 && !owns_address::<F>(addr)
+}
+
 /// The bits (`cidr::*`) of the longest prefix that `addr` is in.
 #[inline(always)]
 fn prefix<F: Datapath>(addr: &F::Addr) -> u32 {

@@ -73,6 +73,8 @@ impl Outcome {
     pub const REFUSED: Self = Self(0x102);
     /// Where its flow's packets go next has to be looked up again.
     pub const STALE_WAY: Self = Self(0x104);
+    /// It is part of no flow that could be translated.
+    pub const NO_FLOW: Self = Self(0x107);
     /// It is for no frontend.
     pub const UNTRANSLATED: Self = Self(0x105);
     /// It is an ICMP message, maybe an error about a flow.

@@ -16,7 +16,7 @@ use dataplane_agent::{
         cgroup::SocketLb,
         hook::{CGROUP_PROGRAMS, Hook},
         link::{Link, LinkState},
-        object,
+        object, others,
         xdp::XdpMode,
     },
     model::device::{Interface, Role},
@@ -392,7 +392,7 @@ fn a_new_pod_interface_is_seen_and_attached_within_100_ms() -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (_addresses, known) = tokio::sync::watch::channel(vec!["192.0.2.1".parse()?]);
-            let mut devices = Devices::open(Rules::default(), known)?;
+            let mut devices = Devices::open(Rules::default(), known, others::run_at)?;
             let view = devices.next().await?;
             let roles: BTreeMap<_, _> = view.interfaces.iter().map(|found| (&*found.name, found.role)).collect();
             assert_eq!(roles, BTreeMap::from([("eth0.1", Role::Uplink), ("pod0", Role::Pod)]));

@@ -147,9 +147,12 @@ impl Churn<'_> {
                 }
             }
         }
+        let (streams, datagrams): (Vec<_>, Vec<_>) =
+            flows.into_iter().partition(|(_, ask)| ask.transport == Transport::Tcp);
+        // Before any change: a connection from one of the node's addresses that come and go would go with it.
+        let streams = streams.iter().map(|(site, ask)| Ok((*site, ask.to, open(site, ask)?)));
+        let streams = streams.collect::<Result<Vec<_>>>()?;
         let result = thread::scope(|scope| {
-            let (streams, datagrams): (Vec<_>, Vec<_>) =
-                flows.into_iter().partition(|(_, ask)| ask.transport == Transport::Tcp);
             let streams = scope.spawn(move || self.streams_survive(&streams));
             let datagrams = scope.spawn(move || self.datagrams_leave(&datagrams));
             let changes = self.change_for(rng, duration);
@@ -241,12 +244,10 @@ impl Churn<'_> {
     }
 
     /// Connections stay with their servers, whatever becomes of the service.
-    fn streams_survive(&self, flows: &[(&Site, Ask)]) -> Result<u32> {
-        let open = flows.iter().map(|(site, ask)| Ok((*site, ask.to, open(site, ask)?)));
-        let open = open.collect::<Result<Vec<_>>>()?;
+    fn streams_survive(&self, open: &[(&Site, SocketAddr, Connection<'_>)]) -> Result<u32> {
         let mut pings = 0;
         while !self.over.load(Ordering::Relaxed) {
-            for (site, to, connection) in &open {
+            for (site, to, connection) in open {
                 let server = &connection.answer().server;
                 let answer = connection.ping()?.with_context(|| format!("{} -> {to} lost {server}", site.name()))?;
                 ensure!(answer.server == *server, "{} -> {to} moved from {server} to {}", site.name(), answer.server);

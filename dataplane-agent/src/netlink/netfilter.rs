@@ -17,6 +17,8 @@ const HOOK_NUMBER: u16 = 1;
 const NFGENMSG: usize = 4;
 /// Families whose chains see packets between pods: `inet`, IPv4, `bridge`, IPv6.
 const FAMILIES: [u8; 4] = [1, 2, 7, 10];
+/// Its chains are at interfaces: on the way in behind the programs of tc, and on the way out of what is handed to a peer not at all.
+const NETDEV: u8 = 5;
 
 // Hooks that forwarded packets pass (`linux/netfilter.h`).
 const PREROUTING: u32 = 0;
@@ -85,8 +87,11 @@ impl NetfilterRules {
     }
 
     fn add(&mut self, chain: &BaseChain) {
-        let acts = FAMILIES.contains(&chain.family) && (chain.rules > 0 || chain.drops);
-        self.before |= acts && matches!(chain.hook, PREROUTING | FORWARD);
+        if chain.rules == 0 && !chain.drops {
+            return;
+        }
+        let acts = FAMILIES.contains(&chain.family);
+        self.before |= chain.family == NETDEV || acts && matches!(chain.hook, PREROUTING | FORWARD);
         self.after |= acts && chain.hook == POSTROUTING;
     }
 }
@@ -177,8 +182,9 @@ mod tests {
         check(&[chain(2, FORWARD, 1, false)], true, false);
         check(&[chain(10, PREROUTING, 0, true)], true, false);
         check(&[chain(1, POSTROUTING, 2, false)], false, true);
-        // ARP and netdev chains see other packets.
-        check(&[chain(3, FORWARD, 1, false), chain(5, PREROUTING, 1, false)], false, false);
+        // ARP chains see other packets.
+        check(&[chain(3, FORWARD, 1, false), chain(5, 0, 0, false)], false, false);
+        check(&[chain(5, 0, 1, false)], true, false);
     }
 
     #[test]

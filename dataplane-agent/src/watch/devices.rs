@@ -14,7 +14,7 @@ use tracing::warn;
 
 use self::{
     classify::{HostBypass, Rules, interfaces, local_addresses, passages},
-    obstacles::{Lookout, Obstacles, RECHECK},
+    obstacles::{FindOthers, Lookout, Obstacles, RECHECK},
 };
 use crate::{
     model::{device::Interface, node::LocalAddresses},
@@ -52,8 +52,8 @@ pub struct Devices {
 
 impl Devices {
     /// Starts watching. `node_addresses` are those of this node's Node object, as they become known; those in `rules` count
-    /// for nothing.
-    pub fn open(rules: Rules, node_addresses: watch::Receiver<Vec<IpAddr>>) -> io::Result<Self> {
+    /// for nothing. `others` looks for tc programs that are not ours.
+    pub fn open(rules: Rules, node_addresses: watch::Receiver<Vec<IpAddr>>, others: FindOthers) -> io::Result<Self> {
         // The bell hangs before the first look, so that nothing falls between.
         Ok(Self {
             bell: Bell::hang()?,
@@ -62,7 +62,7 @@ impl Devices {
             node_addresses,
             warned: BTreeSet::new(),
             looked: None,
-            lookout: Lookout::default(),
+            lookout: Lookout::new(others),
         })
     }
 

@@ -194,7 +194,11 @@ impl Datapath for V6 {
     #[inline(always)]
     fn decrement_hop_limit(packet: &mut impl Frame) -> Step<()> {
         let header = packet.at_mut::<Ipv6Hdr>(ETH_LEN)?;
+        let old = u16::from_ne_bytes([header.next_hdr, header.hop_limit]);
         header.hop_limit = header.hop_limit.wrapping_sub(1);
+        let new = u16::from_ne_bytes([header.next_hdr, header.hop_limit]);
+        // No checksum of the header itself makes up for it, as IPv4's does.
+        packet.change_device_sum(u32::from(!old) + u32::from(new));
         Ok(())
     }
 

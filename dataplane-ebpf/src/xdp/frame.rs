@@ -78,4 +78,8 @@ impl Frame for XdpFrame<'_> {
         *field = if optional && updated == [0, 0] { [0xff, 0xff] } else { updated };
         Ok(())
     }
+
+    // The driver has not told the kernel yet what the device computed.
+    #[inline(always)]
+    fn change_device_sum(&mut self, _difference: u32) {}
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, conntrack::TcpFlags, map::cidr};
-use dataplane_tests::{harness::Hook, packet::Packet};
+use dataplane_tests::{
+    harness::{Action, Hook},
+    packet::Packet,
+};
 
-use crate::cast::{drops, each, passes, refuses};
+use crate::cast::{drops, each, meets, passes, refuses};
 
 /// The hooks where flows begin.
 const ENTRANCES: [Hook; 2] = [Hook::FromPod, Hook::FromUplink];
@@ -27,6 +30,36 @@ fn p10_an_address_of_a_service_cidr_that_no_service_owns_is_dropped() -> Result<
         let served = passes(harness, Hook::FromPod, &Packet::first(protocol, cast.pod, cast.service))?;
         assert_eq!(served.dst, cast.remote.addr);
         assert_eq!(harness.flow_count()?, 2);
+        Ok(())
+    })
+}
+
+/// Echo requests and protocols without ports: no service takes them, but they must not wander off either.
+#[test]
+fn p10_what_is_part_of_no_flow_is_dropped_at_an_address_that_no_service_owns() -> Result<()> {
+    each(|harness, cast, protocol| {
+        let (prefix, length) = cast.services();
+        harness.put_cidr(prefix, length, cidr::SERVICE)?;
+        harness.put_other_ports(cast.service.ip())?;
+        // IPv4's protocol and IPv6's next header; the second is GRE.
+        let (field, echo) = if cast.pod.is_ipv4() { (14 + 9, 1) } else { (14 + 6, 58) };
+        let request: u8 = if cast.pod.is_ipv4() { 8 } else { 128 };
+        for number in [echo, 47] {
+            let frame = |to| -> Result<Vec<u8>> {
+                let payload_begins_with_a_type =
+                    Packet::first(protocol, (cast.pod.ip(), u16::from(request) << 8).into(), to);
+                let mut frame = payload_begins_with_a_type.frame()?;
+                frame[field] = number;
+                Ok(frame)
+            };
+            for hook in ENTRANCES {
+                meets(harness, hook, &frame(cast.unowned)?, Action::Drop)?;
+                for to in [cast.service, cast.remote.addr] {
+                    assert_eq!(meets(harness, hook, &frame(to)?, Action::Pass)?, frame(to)?);
+                }
+            }
+        }
+        assert_eq!(harness.drops()?, BTreeMap::from([(DropReason::UnownedServiceAddress, 4)]));
         Ok(())
     })
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cli::cleanup::kube_proxy,
-    datapath::{Datapath, attach::Applied, sockets::StaleSockets},
+    datapath::{Datapath, attach::Applied, others, sockets::StaleSockets},
     maps::{Maps, expired::Sweep},
     model::{Change, Source},
     sync::{
@@ -156,7 +156,8 @@ pub(super) async fn serve(
         host_bypass: args.host_bypass,
         ..Rules::default()
     };
-    let devices = Devices::open(rules, node_known.clone()).context("the node's interfaces cannot be watched")?;
+    let devices =
+        Devices::open(rules, node_known.clone(), others::run_at).context("the node's interfaces cannot be watched")?;
 
     let announced = ready.clone();
     let announcement = tokio::spawn(announce(announced, args.kube_proxy.cleanup_kube_proxy));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::Duration,
 };
 
@@ -10,7 +11,6 @@ use tracing::{debug, info};
 
 use super::classify::{Class, Device, Rules, classify};
 use crate::{
-    datapath::others,
     model::device::Role,
     netlink::{Netlink, filters::Direction, ipsec, netfilter::NetfilterRules},
 };
@@ -40,9 +40,13 @@ impl Obstacles {
     }
 }
 
+/// Tells whether programs or filters of others see packets at a hook of the interface with this index and name.
+pub type FindOthers = fn(&mut Netlink, u32, &str, Direction) -> io::Result<bool>;
+
 /// Looks for obstacles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lookout {
+    others: FindOthers,
     /// Whether an interface has programs of others, by index, as seen since `begun`.
     seen: BTreeMap<u32, bool>,
     begun: Option<Instant>,
@@ -50,6 +54,10 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
+    pub(super) const fn new(others: FindOthers) -> Self {
+        Self { others, seen: BTreeMap::new(), begun: None, said: None }
+    }
+
     /// The obstacles now; whoever cannot tell assumes that there are some.
     pub(super) fn look(&mut self, netlink: &mut Netlink, devices: &[Device], rules: &Rules) -> Obstacles {
         let netfilter = NetfilterRules::read().unwrap_or_else(|error| {
@@ -81,7 +89,7 @@ impl Lookout {
             // What leaves by an uplink passes its programs in any case.
             let directions = if role == Role::Pod { &Direction::ALL[..] } else { &[Direction::Ingress] };
             self.seen.entry(device.index).or_insert_with(|| {
-                let mut found = directions.iter().map(|&direction| others::run_at(netlink, device.index, &device.name, direction));
+                let mut found = directions.iter().map(|&direction| (self.others)(netlink, device.index, &device.name, direction));
                 found.any(|found| {
                     found.unwrap_or_else(|error| {
                         debug!(%error, interface = device.name, "its programs cannot be listed: packets go through the stack");
