@@ -51,7 +51,7 @@ fn machine(text: &mut String) -> fmt::Result {
     for (program, argument) in [("iptables", "--version"), ("nft", "--version"), ("iperf3", "--version")] {
         let output = Command::new(program).arg(argument).output().map(|output| output.stdout).unwrap_or_default();
         let output = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned();
-        writeln!(text, "| {program} | {} |", output.trim_start_matches(program).trim())?;
+        writeln!(text, "| {program} | {} |", output.trim())?;
     }
     text.push('\n');
     Ok(())
