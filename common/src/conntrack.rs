@@ -36,6 +36,13 @@ impl<A: Copy> FlowKey<A> {
         Self { src, dst, src_port, dst_port, protocol, pad: 0, wide_pad: 0 }
     }
 
+    /// Becomes the tuple of packets in the other direction.
+    #[inline(always)]
+    pub fn reverse(&mut self) {
+        core::mem::swap(&mut self.src, &mut self.dst);
+        core::mem::swap(&mut self.src_port, &mut self.dst_port);
+    }
+
     /// The key of a packet that answers this one.
     #[must_use]
     #[inline(always)]

@@ -10,7 +10,7 @@ use dataplane_common::{DropReason, FlowKey, Protocol, Way};
 
 use crate::{
     family::{Datapath, Headers},
-    packet::{ETH_LEN, Frame, Packet, swapped_halves},
+    packet::{ETH_LEN, Frame, Packet, opaque, swapped_halves},
     verdict::{Step, Verdict},
 };
 
@@ -74,16 +74,18 @@ pub fn resolve<F: Datapath>(packet: &impl Frame, ingress: u32, to: &FlowKey<F::A
 /// as often as it asks.
 #[inline(never)]
 fn look_up<F: Datapath>(context: *mut c_void, ingress: u32, to: &FlowKey<F::Addr>, hop: &mut MaybeUninit<Hop>) -> bool {
+    // Of a known zero the compiler would make a call, and its stack is one too many.
+    let zero = opaque(0);
     let mut request = FibRequest {
         family: u32::from(F::SOCKET_FAMILY) | u32::from(to.protocol) << 8 | u32::from(to.src_port.0) << 16,
         // A length that fits everywhere, since none means that the MTU is not told: the caller compares.
         mtu: u32::from(to.dst_port.0) | 1 << 16,
         interface: ingress,
-        flow_information: 0,
-        src: [0; 4],
-        dst: [0; 4],
-        vlan: 0,
-        ethernet_addresses: [0; 3],
+        flow_information: zero,
+        src: [zero; 4],
+        dst: [zero; 4],
+        vlan: zero,
+        ethernet_addresses: [zero; 3],
     };
     F::set_fib_addresses(&mut request, &to.src, &to.dst);
     // SAFETY: both pointers are valid for the call, and the size is that of the structure.
@@ -151,10 +153,11 @@ pub fn bounce(packet: &mut Packet<'_>) -> Step<Verdict> {
 /// Hands the packet with the tuple `to` to the stack as if it had come in by the interface that leads to its source.
 ///
 /// A socket of this node sent the request out by that interface, so this is where strict reverse-path filtering (RFC 3704)
-/// expects the answer.
+/// expects the answer. Leaves `to` reversed: another tuple would not fit on the stack.
 #[inline(always)]
-pub fn receive<F: Datapath>(packet: &mut Packet<'_>, to: &FlowKey<F::Addr>) -> Step<Verdict> {
-    let hop = resolve::<F>(packet, packet.interface(), &to.reversed())?;
+pub fn receive<F: Datapath>(packet: &mut Packet<'_>, to: &mut FlowKey<F::Addr>) -> Step<Verdict> {
+    to.reverse();
+    let hop = resolve::<F>(packet, packet.interface(), to)?;
     if hop.reach != Reach::Known {
         // The interface's own address is only told with its neighbour's; loose filtering lets the packet in as it is.
         return Ok(Verdict::Pass);

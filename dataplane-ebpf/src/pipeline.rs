@@ -135,7 +135,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     let verdict = if next == Next::Bounce as u8 {
         forward::bounce(packet)
     } else if H::FROM_PODS && next == Next::Receive as u8 {
-        forward::receive::<F>(packet, &to)
+        forward::receive::<F>(packet, &mut to)
     } else {
         Ok(Verdict::Pass)
     };
@@ -249,7 +249,7 @@ fn translate_error<H: Hook, F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<
             return forward::bounce(packet);
         }
         if H::FROM_PODS && next == Next::Receive as u8 {
-            return forward::receive::<F>(packet, &to);
+            return forward::receive::<F>(packet, &mut to);
         }
         return Ok(Verdict::Pass);
     }

@@ -6,5 +6,6 @@ pub mod paths;
 pub mod programs;
 pub mod record;
 pub mod report;
+pub mod stack;
 
 pub(crate) mod empty;

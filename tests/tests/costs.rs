@@ -11,6 +11,7 @@ use dataplane_tests::{
     costs::{
         paths, programs,
         record::{Costs, PacketCost},
+        stack,
     },
 };
 
@@ -38,6 +39,15 @@ fn every_program_loads_in_every_configuration() -> Result<()> {
             // Half of it leaves room for verifiers of other kernels, which walk more of the same program.
             assert!(size.verified < MOST_INSTRUCTIONS / 2, "{program} ({configuration}): {}", size.verified);
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_stack_of_every_program_suffices_on_older_kernels() -> Result<()> {
+    for (program, bytes) in stack::deepest()? {
+        assert!(bytes <= stack::MOST, "{program}: {bytes} bytes");
+        assert!(bytes >= 32, "{program} has no function");
     }
     Ok(())
 }
