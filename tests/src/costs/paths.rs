@@ -200,7 +200,7 @@ impl Flow<'_> {
         let rows =
             self.steps.iter().zip(counts).zip(times).map(|((step, (lookups, updates)), nanoseconds)| PacketCost {
                 flow: self.name.clone(),
-                packet: step.name().to_owned(),
+                packet: self.label(*step).to_owned(),
                 hook: self.hook(*step).program().to_owned(),
                 lookups,
                 updates,
@@ -273,6 +273,14 @@ impl Flow<'_> {
     /// The first packet of the client's `port`.
     fn original(&self, port: u16) -> Packet {
         Packet::first(self.protocol, SocketAddr::new(self.client.ip(), port), self.frontend)
+    }
+
+    /// What the packet of `step` is called: what is not translated has no flow that could be established.
+    const fn label(&self, step: Step) -> &'static str {
+        match (self.scenario.kind, step) {
+            (None, Step::Established) => "later segment",
+            _ => step.name(),
+        }
     }
 
     const fn hook(&self, step: Step) -> Hook {
