@@ -22,6 +22,12 @@ pub trait Addr: Copy + Eq + Debug + 'static {
     fn to_ip(self) -> IpAddr;
     /// The words, in network byte order.
     fn words(&self) -> &[u32];
+    /// A copy that is made word by word.
+    ///
+    /// For programs, where the compiler cannot tell that both places are apart: it would call `memmove`, which is a loop over
+    /// bytes there.
+    #[must_use]
+    fn by_words(&self) -> Self;
 }
 
 impl Addr for [u32; 1] {
@@ -41,6 +47,11 @@ impl Addr for [u32; 1] {
 
     fn words(&self) -> &[u32] {
         self
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        *self
     }
 }
 
@@ -71,6 +82,12 @@ impl Addr for [u32; 4] {
 
     fn words(&self) -> &[u32] {
         self
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        let [a, b, c, d] = *self;
+        [a, b, c, d]
     }
 }
 

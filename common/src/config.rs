@@ -22,12 +22,15 @@ pub enum Timeout {
     DatagramStream = 5,
 }
 
-/// Every conntrack timeout in ticks, indexed by [`Timeout`].
+/// Every conntrack timeout in ticks, indexed by [`Timeout`]; the places that it leaves are never read.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts(pub [u32; 6]);
+pub struct Timeouts(pub [u32; Self::LEN]);
 
 impl Timeouts {
+    /// Places: a power of two, so that a mask keeps every index among them.
+    pub const LEN: usize = 8;
+
     /// kube-proxy's defaults where it has them (`tcpEstablishedTimeout` 24 h, `tcpCloseWaitTimeout` 1 h), nf_conntrack's
     /// elsewhere; closed connections are kept just long enough for stray segments.
     pub const DEFAULT: Self = Self([
@@ -37,6 +40,8 @@ impl Timeouts {
         Ticks::from_secs(10).0,
         Ticks::from_secs(30).0,
         Ticks::from_secs(120).0,
+        0,
+        0,
     ]);
 }
 
@@ -111,6 +116,6 @@ impl NodeConfig {
     }
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 8 + 6 * 4 + 4 + 16 + 2 + 2 + 4 + 4);
+const _: () = assert!(size_of::<NodeConfig>() == 8 + Timeouts::LEN * 4 + 4 + 16 + 2 + 2 + 4 + 4);
 
 pod!(NodeConfig);

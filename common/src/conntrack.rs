@@ -2,7 +2,13 @@
 
 use core::mem::size_of;
 
-use crate::{addr::BePort, config::Timeout, pod, protocol::Protocol, way::Way};
+use crate::{
+    addr::BePort,
+    config::{Timeout, Timeouts},
+    pod,
+    protocol::Protocol,
+    way::Way,
+};
 
 /// Key of `conntrack4` and `conntrack6`: a packet's addresses and ports as the hook sees them, before translation.
 ///
@@ -61,6 +67,15 @@ pub enum Direction {
     Reply = 1,
 }
 
+impl Direction {
+    /// The direction that an entry's byte stands for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(byte: u8) -> Self {
+        if byte & 1 == Self::Original as u8 { Self::Original } else { Self::Reply }
+    }
+}
+
 /// On which side of the host's stack an entry's rewrite happens; on the other side the packet passes as it is.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,28 +122,19 @@ impl FlowState {
     const BOTH_FIN: u8 = Self::ORIGINAL_FIN.0 | Self::REPLY_FIN.0;
 
     /// The state after a packet in `direction` with the TCP flags `tcp` (empty for other protocols).
+    ///
+    /// Arithmetic, for each branch here would double the ways that the verifier walks from there on.
     #[must_use]
     #[inline(always)]
     pub const fn after(self, direction: Direction, tcp: TcpFlags) -> Self {
-        let mut bits = self.0;
-        if tcp.0 & TcpFlags::RST.0 != 0 {
-            bits |= Self::RESET.0;
+        const {
+            assert!(Self::REPLIED.0 == Direction::Reply as u8);
+            assert!(Self::ORIGINAL_FIN.0 == TcpFlags::FIN.0 << 1 && Self::REPLY_FIN.0 == TcpFlags::FIN.0 << 2);
+            assert!(Self::RESET.0 == TcpFlags::RST.0 << 1);
         }
-        let fin = tcp.0 & TcpFlags::FIN.0 != 0;
-        match direction {
-            Direction::Original => {
-                if fin {
-                    bits |= Self::ORIGINAL_FIN.0;
-                }
-            }
-            Direction::Reply => {
-                bits |= Self::REPLIED.0;
-                if fin {
-                    bits |= Self::REPLY_FIN.0;
-                }
-            }
-        }
-        Self(bits)
+        let reply = direction as u8;
+        let fin = (tcp.0 & TcpFlags::FIN.0) << (1 + reply);
+        Self(self.0 | reply | fin | (tcp.0 & TcpFlags::RST.0) << 1)
     }
 
     /// Whether a side has said that it is done: a SYN of the client then starts another connection.
@@ -167,6 +173,17 @@ impl FlowState {
         }
     }
 
+    /// The place of [`Self::timeout`] in [`Timeouts`](crate::config::Timeouts), looked up in a constant: again without a branch
+    /// per question.
+    #[must_use]
+    #[inline(always)]
+    pub const fn timeout_index(self, protocol: u8) -> usize {
+        const TCP: u64 = timeout_indices(Protocol::Tcp);
+        const OTHERS: u64 = timeout_indices(Protocol::Udp);
+        let indices = if protocol == Protocol::Tcp as u8 { TCP } else { OTHERS };
+        (indices >> (4 * (self.0 % STATES))) as usize % Timeouts::LEN
+    }
+
     /// The state's name as tables show it.
     #[must_use]
     pub const fn name(self, protocol: u8) -> &'static str {
@@ -184,6 +201,19 @@ impl FlowState {
             "opening"
         }
     }
+}
+
+/// States of a flow: one per combination of the four bits of [`FlowState`].
+const STATES: u8 = 16;
+
+/// The index of the timeout of each state of `protocol`, four bits each.
+const fn timeout_indices(protocol: Protocol) -> u64 {
+    let (mut indices, mut state) = (0, 0);
+    while state < STATES {
+        indices |= (FlowState(state).timeout(protocol as u8) as u64) << (4 * state);
+        state += 1;
+    }
+    indices
 }
 
 /// The flags of a TCP header (RFC 9293, byte 13).
@@ -313,6 +343,34 @@ mod tests {
         check(&[(Original, syn), (Reply, ack), (Original, FIN_ACK), (Reply, ack)], "closing");
         check(&[(Original, syn), (Reply, ack), (Original, FIN_ACK), (Reply, FIN_ACK)], "closed");
         check(&[(Original, syn), (Reply, TcpFlags::RST)], "closed");
+    }
+
+    #[test]
+    fn the_place_of_a_timeout_is_that_of_the_rule() {
+        for (state, protocol) in (0..STATES).flat_map(|state| [6, 17, 132].map(|protocol| (FlowState(state), protocol)))
+        {
+            assert_eq!(state.timeout_index(protocol), state.timeout(protocol) as usize, "{state:?} of {protocol}");
+        }
+    }
+
+    #[test]
+    fn a_packet_sets_the_bits_of_its_flags_and_direction() {
+        for (direction, replied, fin) in [
+            (Direction::Original, FlowState::default(), FlowState::ORIGINAL_FIN),
+            (Direction::Reply, FlowState::REPLIED, FlowState::REPLY_FIN),
+        ] {
+            for flags in 0..=u8::MAX {
+                let mut expected = replied.0;
+                expected |= if flags & TcpFlags::FIN.0 == 0 { 0 } else { fin.0 };
+                expected |= if flags & TcpFlags::RST.0 == 0 { 0 } else { FlowState::RESET.0 };
+                assert_eq!(
+                    FlowState::default().after(direction, TcpFlags(flags)).0,
+                    expected,
+                    "{direction:?} {flags:#x}"
+                );
+                assert_eq!(FlowState(0xf).after(direction, TcpFlags(flags)).0, 0xf);
+            }
+        }
     }
 
     #[test]

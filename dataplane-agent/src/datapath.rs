@@ -93,7 +93,7 @@ pub enum DatapathError {
     Undo(#[from] CleanupError),
 }
 
-/// The loaded programs. Dropping it leaves them attached and pinned.
+/// The maps, and the programs once they are loaded. Dropping it leaves them attached and pinned.
 #[derive(Debug)]
 pub struct Datapath {
     ebpf: Ebpf,
@@ -108,7 +108,8 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the embedded object, adopting pinned maps and links; nothing is left behind by a first start that fails.
+    /// Creates the maps of the embedded object, or adopts those that are pinned; [`Self::load`] comes next. Nothing is left
+    /// behind by a first start that fails.
     pub fn open(options: Options) -> Result<Self, DatapathError> {
         Self::open_object(object::EMBEDDED, options)
     }
@@ -138,15 +139,46 @@ impl Datapath {
             return Err(error.into());
         }
         let fresh = !options.pins.layout().exists();
-        match load(object, &options) {
+        match object::load(object, &options.pins, &options.entries, &options.config) {
             Ok(ebpf) => Ok(Self { ebpf, options, fresh, swept: false, without_xdp: BTreeSet::new(), _lock: lock }),
             Err(error) => {
                 if fresh {
                     cleanup::remove_pins(&options.pins)?;
                 }
-                Err(error)
+                Err(error.into())
             }
         }
+    }
+
+    /// Loads and pins the programs, and attaches those of cgroups. The maps may be written meanwhile: most of a start is the
+    /// kernel's look at the programs.
+    pub fn load(&mut self) -> Result<(), DatapathError> {
+        let Options { pins, cgroup_root, socket_lb, xdp, .. } = &self.options;
+        let ebpf = &mut self.ebpf;
+        let mut names = Hook::TC.map(Hook::name).to_vec();
+        if *socket_lb == SocketLb::Off {
+            let io = |source| DatapathError::Io { step: "detaching the programs of cgroups", source };
+            cgroup::remove_all(pins).map_err(io)?;
+        } else {
+            names.extend(CGROUP_PROGRAMS);
+        }
+        object::load_programs(ebpf, &names)?;
+        let io = |source| DatapathError::Io { step: "pinning the programs", source };
+        for name in pin::entries(&pins.programs()).map_err(io)? {
+            // The XDP program is loaded and pinned when an uplink wants it.
+            let kept = (*xdp != XdpMode::Off).then(|| xdp.running().program());
+            if !names.iter().chain(&kept).any(|wanted| name.ends_with(wanted)) {
+                attach::unpin(&name).map_err(io)?;
+            }
+        }
+        for name in names {
+            let program = ebpf.program_mut(name).ok_or(ObjectError::NoProgram(name))?;
+            object::pin_program(program, &pins.program(name)).map_err(io)?;
+        }
+        if *socket_lb != SocketLb::Off {
+            cgroup::attach_all(ebpf, pins, cgroup_root)?;
+        }
+        Ok(())
     }
 
     /// How programs are attached to interfaces: never `Auto`.
@@ -159,7 +191,7 @@ impl Datapath {
         self.fresh
     }
 
-    /// Has exactly `interfaces` run our programs, in this network namespace: attaches, replaces and detaches.
+    /// Has exactly `interfaces` run our programs, which are loaded, in this network namespace: attaches, replaces and detaches.
     pub fn attach(&mut self, interfaces: &[Interface]) -> Result<Applied, DatapathError> {
         let wanted = attach::wanted(interfaces);
         let Options { pins, tc, xdp, .. } = &self.options;
@@ -182,37 +214,7 @@ impl Datapath {
     }
 
     /// Takes everything away again: for a first start that fails after all.
-    pub fn undo(self) -> Result<Report, CleanupError> {
+    pub fn undo(&mut self) -> Result<Report, CleanupError> {
         cleanup::remove_pins(&self.options.pins)
     }
-}
-
-/// Loads and pins the programs, and attaches those of cgroups.
-fn load(object: &[u8], options: &Options) -> Result<Ebpf, DatapathError> {
-    let Options { pins, cgroup_root, socket_lb, xdp, entries, config, .. } = options;
-    let mut ebpf = object::load(object, pins, entries, config)?;
-    let mut names = Hook::TC.map(Hook::name).to_vec();
-    if *socket_lb == SocketLb::Off {
-        let io = |source| DatapathError::Io { step: "detaching the programs of cgroups", source };
-        cgroup::remove_all(pins).map_err(io)?;
-    } else {
-        names.extend(CGROUP_PROGRAMS);
-    }
-    object::load_programs(&mut ebpf, &names)?;
-    let io = |source| DatapathError::Io { step: "pinning the programs", source };
-    for name in pin::entries(&pins.programs()).map_err(io)? {
-        // The XDP program is loaded and pinned when an uplink wants it.
-        let kept = (*xdp != XdpMode::Off).then(|| xdp.running().program());
-        if !names.iter().chain(&kept).any(|wanted| name.ends_with(wanted)) {
-            attach::unpin(&name).map_err(io)?;
-        }
-    }
-    for name in names {
-        let program = ebpf.program_mut(name).ok_or(ObjectError::NoProgram(name))?;
-        object::pin_program(program, &pins.program(name)).map_err(io)?;
-    }
-    if *socket_lb != SocketLb::Off {
-        cgroup::attach_all(&mut ebpf, pins, cgroup_root)?;
-    }
-    Ok(ebpf)
 }

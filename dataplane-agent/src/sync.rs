@@ -41,12 +41,20 @@ pub struct Options {
     pub status_file: Option<PathBuf>,
     /// How full the maps are that the programs write, by name; from [`conntrack_gc`].
     pub usage: Option<watch::Receiver<BTreeMap<String, Usage>>>,
+    /// Whether the programs are attached, which the loop does not wait for, but readiness does; they are when absent.
+    pub attached: Option<watch::Receiver<bool>>,
 }
 
 impl Options {
     /// Defaults for the node `node_name`.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self { node_name: node_name.into(), min_interval: Duration::ZERO, status_file: None, usage: None }
+        Self {
+            node_name: node_name.into(),
+            min_interval: Duration::ZERO,
+            status_file: None,
+            usage: None,
+            attached: None,
+        }
     }
 }
 
@@ -68,7 +76,7 @@ pub async fn run<M: Maps + Send>(
     let mut retries = Retries::default();
     let mut reporter = Reporter::new(&options, status);
     let mut next_round = Instant::now();
-    reporter.update(&core, &retries);
+    reporter.update(&core, &retries, options.attached.is_none());
     let mut shutdown = pin!(shutdown);
     let mut open = true;
     while open {
@@ -84,6 +92,7 @@ pub async fn run<M: Maps + Send>(
                 None => open = false,
             },
             () = changed(options.usage.as_mut()) => {}
+            () = changed(options.attached.as_mut()) => {}
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
         // Everything that has arrived is one round's work, but a source that never pauses must not put the round off.
@@ -100,13 +109,14 @@ pub async fn run<M: Maps + Send>(
             let pause = if core.has_work() { Duration::ZERO } else { pause(now.elapsed()).max(options.min_interval) };
             next_round = Instant::now() + pause;
         }
-        if core.is_settled() {
+        let attached = options.attached.as_mut().is_none_or(|attached| *attached.borrow_and_update());
+        if core.is_settled() && attached {
             observer.settled();
         }
         if let Some(usage) = &mut options.usage {
             reporter.set_usage(&usage.borrow_and_update());
         }
-        reporter.update(&core, &retries);
+        reporter.update(&core, &retries, attached);
     }
     reporter.flush();
     Ok(())
@@ -118,10 +128,10 @@ fn pause(round: Duration) -> Duration {
     round.clamp(Duration::from_millis(1), Duration::from_millis(10))
 }
 
-/// Waits for news of `usage`, for ever when nobody tells any.
-async fn changed(usage: Option<&mut watch::Receiver<BTreeMap<String, Usage>>>) {
-    if let Some(usage) = usage
-        && usage.changed().await.is_ok()
+/// Waits for `news`, for ever when nobody tells any.
+async fn changed<T>(news: Option<&mut watch::Receiver<T>>) {
+    if let Some(news) = news
+        && news.changed().await.is_ok()
     {
         return;
     }

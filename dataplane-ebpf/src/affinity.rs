@@ -6,7 +6,7 @@ use dataplane_common::{Affinity, AffinityKey, clock::TICK_SHIFT};
 use crate::{
     clock,
     family::Datapath,
-    maps::Table as _,
+    maps::{Table as _, Writable as _},
     service::{Selected, backend},
 };
 

@@ -1,6 +1,6 @@
 //! Reads the node's load-time constants.
 
-use dataplane_common::{BePort, NodeConfig, config::Timeout};
+use dataplane_common::{BePort, FlowState, NodeConfig};
 
 /// Set by the loader before the programs are verified, so that the verifier prunes what is switched off.
 #[unsafe(no_mangle)]
@@ -19,10 +19,10 @@ pub fn has(flag: u32) -> bool {
     read(&raw const NODE_CONFIG.flags) & flag != 0
 }
 
-/// The timeout in ticks.
+/// The timeout of a flow of `protocol` in `state`, in ticks.
 #[inline(always)]
-pub fn timeout(which: Timeout) -> u32 {
-    read(&raw const NODE_CONFIG.timeouts.0[which as usize])
+pub fn timeout(state: FlowState, protocol: u8) -> u32 {
+    read(&raw const NODE_CONFIG.timeouts.0[state.timeout_index(protocol)])
 }
 
 /// A random source port of the SNAT range.

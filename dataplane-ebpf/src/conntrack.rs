@@ -13,7 +13,7 @@ use dataplane_common::{
 use crate::{
     clock, config,
     family::{Datapath, Headers},
-    maps::{Erasable as _, Table as _},
+    maps::{Table as _, Writable as _},
     packet::opaque,
     verdict::Step,
 };
@@ -49,10 +49,9 @@ pub fn find<F: Datapath>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::
 /// Counts a packet of `flow` that is translated now, and moves the flow's state.
 #[inline(always)]
 pub fn account<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>, len: u32, now: Ticks) {
-    let direction = if flow.direction == Direction::Original as u8 { Direction::Original } else { Direction::Reply };
     let seen = flow.state;
-    let state = seen.after(direction, headers.tcp);
-    let deadline = now.0 + config::timeout(state.timeout(headers.key.protocol));
+    let state = seen.after(Direction::of(flow.direction), headers.tcp);
+    let deadline = now.0 + config::timeout(state, headers.key.protocol);
     if flow.deadline != deadline {
         flow.deadline = deadline;
     }
@@ -141,7 +140,12 @@ fn is_orphaned_or_silent<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Add
 /// The flow's entry for the other direction, unless that tuple belongs to another flow by now.
 #[inline(always)]
 pub fn peer<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>) -> Option<*mut Flow<F::Addr>> {
-    let peer = F::conntrack().find(&flow.translated(key.protocol).reversed())?;
+    let mut answer = *key;
+    answer.src = flow.dst.by_words();
+    answer.dst = flow.src.by_words();
+    answer.src_port = flow.dst_port;
+    answer.dst_port = flow.src_port;
+    let peer = F::conntrack().find(&answer)?;
     // SAFETY: words are read from an entry that the map keeps readable.
     unsafe { (*peer).answers(key) }.then_some(peer)
 }
@@ -157,7 +161,7 @@ fn share_state<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>
         // SAFETY: single words of an entry that the map keeps writable.
         let peer = unsafe { &mut *peer };
         add_state(peer, state);
-        peer.deadline = now.0 + config::timeout(state.timeout(headers.key.protocol));
+        peer.deadline = now.0 + config::timeout(state, headers.key.protocol);
     }
 }
 
@@ -191,7 +195,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
         backend: opening.backend,
         generation: opening.generation,
         service: opening.service,
-        deadline: now.0 + config::timeout(state.timeout(key.protocol)),
+        deadline: now.0 + config::timeout(state, key.protocol),
         direction: Direction::Reply as u8,
         side: opening.reply.0 as u8,
         next: opening.reply.1 as u8,

@@ -205,6 +205,12 @@ pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>>
     (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
 }
 
+/// Reads the headers of a packet that has nothing between them, fragments among them; `None` for everything else.
+#[inline(always)]
+pub fn parse_unextended<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>> {
+    parse_transport(packet, &F::plain_network(packet, ETH_LEN)?)
+}
+
 /// The destination of a packet, whatever it carries; `None` for what is cut short.
 #[inline(always)]
 pub fn destination<F: Datapath>(packet: &impl Frame) -> Option<F::Addr> {

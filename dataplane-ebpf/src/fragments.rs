@@ -6,7 +6,7 @@ use dataplane_common::{DropReason, FragmentKey, FragmentPorts, Ticks};
 use crate::{
     clock,
     family::{Datapath, Headers, Part},
-    maps::Table as _,
+    maps::{Table as _, Writable as _},
     service,
     verdict::Step,
 };

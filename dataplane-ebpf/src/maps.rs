@@ -97,9 +97,15 @@ pub trait Table<K> {
     /// It stays readable until the program ends. An entry of an LRU map may meanwhile be given to another key: copy out
     /// what must be consistent, write single words.
     fn find(&self, key: &K) -> Option<*mut Self::Value>;
+}
 
+/// A map whose entries come from programs.
+pub trait Writable<K>: Table<K> {
     /// Writes `value` under `key`; `flags` are those of `bpf_map_update_elem`.
     fn put(&self, key: &K, value: &Self::Value, flags: u64) -> Result<(), i32>;
+
+    /// Deletes the entry under `key`.
+    fn delete(&self, key: &K) -> Result<(), i32>;
 }
 
 impl<K, V> Table<K> for HashMap<K, V> {
@@ -109,26 +115,6 @@ impl<K, V> Table<K> for HashMap<K, V> {
     fn find(&self, key: &K) -> Option<*mut V> {
         count(Operation::Lookup);
         self.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
-        count(Operation::Update);
-        self.insert(key, value, flags)
-    }
-}
-
-/// A map that programs delete entries of.
-pub trait Erasable<K> {
-    /// Deletes the entry under `key`.
-    fn delete(&self, key: &K) -> Result<(), i32>;
-}
-
-impl<K, V> Erasable<K> for LruHashMap<K, V> {
-    #[inline(always)]
-    fn delete(&self, key: &K) -> Result<(), i32> {
-        count(Operation::Delete);
-        self.remove(key)
     }
 }
 
@@ -140,11 +126,19 @@ impl<K, V> Table<K> for LruHashMap<K, V> {
         count(Operation::Lookup);
         self.get_ptr_mut(key)
     }
+}
 
+impl<K, V> Writable<K> for LruHashMap<K, V> {
     #[inline(always)]
     fn put(&self, key: &K, value: &V, flags: u64) -> Result<(), i32> {
         count(Operation::Update);
         self.insert(key, value, flags)
+    }
+
+    #[inline(always)]
+    fn delete(&self, key: &K) -> Result<(), i32> {
+        count(Operation::Delete);
+        self.remove(key)
     }
 }
 
@@ -156,12 +150,6 @@ impl<K, V> Table<Key<K>> for LpmTrie<K, V> {
         count(Operation::Lookup);
         self.get(key).map(|value| core::ptr::from_ref(value).cast_mut())
     }
-
-    #[inline(always)]
-    fn put(&self, key: &Key<K>, value: &V, flags: u64) -> Result<(), i32> {
-        count(Operation::Update);
-        self.insert(key, value, flags)
-    }
 }
 
 impl<V> Table<u32> for Array<V> {
@@ -172,30 +160,15 @@ impl<V> Table<u32> for Array<V> {
         count(Operation::Lookup);
         self.get_ptr_mut(*key)
     }
-
-    #[inline(always)]
-    fn put(&self, key: &u32, value: &V, flags: u64) -> Result<(), i32> {
-        count(Operation::Update);
-        self.set(*key, value, flags)
-    }
 }
 
-impl<V: Copy> Table<u32> for PerCpuArray<V> {
+impl<V> Table<u32> for PerCpuArray<V> {
     type Value = V;
 
     #[inline(always)]
     fn find(&self, key: &u32) -> Option<*mut V> {
         count(Operation::Lookup);
         self.get_ptr_mut(*key)
-    }
-
-    #[inline(always)]
-    fn put(&self, key: &u32, value: &V, _flags: u64) -> Result<(), i32> {
-        count(Operation::Update);
-        let place = self.get_ptr_mut(*key).ok_or(-1)?;
-        // SAFETY: a per-CPU value belongs to this processor while the program runs.
-        unsafe { place.write(*value) };
-        Ok(())
     }
 }
 

@@ -210,7 +210,8 @@ pub fn open_flow<H: Hook, F: Datapath>(
 fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
-    let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::PASS };
+    // Behind extension headers nothing is answered, and to read them costs the verifier as much as all the rest.
+    let Some(headers) = family::parse_unextended::<F>(&packet) else { return Outcome::DROP };
     match answer::refuse::<F>(&mut packet, &headers) {
         Ok(true) => Outcome::of(H::reply(&mut packet).map(Verdict::act)),
         // What must not be answered: it has been counted.

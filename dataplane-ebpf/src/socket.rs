@@ -16,7 +16,7 @@ use dataplane_common::{
 use crate::{
     config,
     family::Datapath,
-    maps::{Table as _, count_drop},
+    maps::{Table as _, Writable as _, count_drop},
     service::{self, Client, Selected},
     verdict::Step,
 };

@@ -93,31 +93,33 @@ pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
     }
     let key = &headers.key;
     let now = clock::now();
-    let known =
-        pair::<F>(&key.src, &key.dst).is_some_and(|there| there.is_of(&key.src, &key.dst, packet.interface(), now));
+    let ingress = packet.interface();
+    let Some(mut there) = pair::<F>(&key.src, &key.dst) else { return Outcome::PASS };
+    let known = there.is_of(&key.src, &key.dst, ingress, now);
     if !known {
         if !learns {
             return Outcome::PASS;
         }
         learn::<F>(&packet, key, now);
+        let Some(learned) = pair::<F>(&key.src, &key.dst) else { return Outcome::PASS };
+        if !learned.is_of(&key.src, &key.dst, ingress, now) {
+            // Taken by the way back.
+            return Outcome::PASS;
+        }
+        there = learned;
     }
-    Outcome::of(send::<F>(&mut packet, &headers, !known, now))
+    Outcome::of(send::<F>(&mut packet, &headers, &there.way, !known))
 }
 
-/// Sends the packet on its way; with `confirm` the kernel is to use the neighbour itself.
+/// Sends the packet on its `way`; with `confirm` the kernel is to use the neighbour itself.
 #[inline(always)]
-fn send<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, confirm: bool, now: Ticks) -> Step<Outcome> {
-    let key = &headers.key;
-    let Some(there) = pair::<F>(&key.src, &key.dst) else { return Ok(Outcome::PASS) };
+fn send<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, way: &Way, confirm: bool) -> Step<Outcome> {
     // What the way does not suit, the stack cuts, answers or drops. Policy of the destination belongs before this decision.
-    if !there.is_of(&key.src, &key.dst, packet.interface(), now)
-        || there.way.exit == Exit::Stack as u32
-        || forward::network_len(packet, headers)? > there.way.mtu
-    {
+    if way.exit == Exit::Stack as u32 || forward::network_len(packet, headers)? > way.mtu {
         return Ok(Outcome::PASS);
     }
-    let peer = there.way.exit == Exit::Peer as u32;
-    let mut hop = Hop::remembered(&there.way);
+    let peer = way.exit == Exit::Peer as u32;
+    let mut hop = Hop::remembered(way);
     if confirm {
         hop.reach = Reach::Unresolved;
     }

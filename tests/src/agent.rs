@@ -137,5 +137,5 @@ impl Drop for Agent {
 fn is_ready(text: &str, id: u32) -> bool {
     // The file may be seen half written; it is read again.
     let Ok(status) = serde_json::from_str::<Status>(text) else { return false };
-    status.pid == id && status.waiting_for.is_empty() && status.rounds > 0
+    status.pid == id && status.is_ready()
 }

@@ -1,6 +1,7 @@
 //! One program, one packet: the datapath's programs run by `BPF_PROG_TEST_RUN` over maps that the test fills.
 
 mod maps;
+mod processor;
 mod rules;
 
 use std::{
@@ -29,6 +30,7 @@ use dataplane_common::{DropReason, NodeConfig, map};
 use nix::unistd::Uid;
 
 pub use self::maps::{FlowEntry, Operations, Target};
+use self::processor::Bound;
 use crate::{
     bpffs::Bpffs,
     packet::{Packet, Parsed},
@@ -162,6 +164,7 @@ impl Harness {
             Entry::Vacant(entry) => entry.insert(Self::load(&NodeConfig { flags, ..NodeConfig::DEFAULT })?),
         };
         harness.reset()?;
+        let _bound = Bound::here()?;
         work(harness)
     }
 

@@ -78,7 +78,11 @@ impl Node {
     }
 
     fn open_with(&self, options: Options) -> Result<Datapath, DatapathError> {
-        let entered = self.netns.run(|| Datapath::open(options));
+        let entered = self.netns.run(|| {
+            let mut datapath = Datapath::open(options)?;
+            datapath.load()?;
+            Ok(datapath)
+        });
         let failed = |error| DatapathError::Io { step: "entering the namespace", source: std::io::Error::other(error) };
         entered.map_err(failed)?
     }

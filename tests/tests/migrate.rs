@@ -148,8 +148,7 @@ fn the_manifests_capabilities_are_enough() -> Result<()> {
     let begun = Instant::now();
     loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        if serde_json::from_str::<Status>(&text).is_ok_and(|status| status.waiting_for.is_empty() && status.rounds > 0)
-        {
+        if serde_json::from_str::<Status>(&text).is_ok_and(|status| status.is_ready()) {
             break;
         }
         ensure!(agent.wait(Duration::ZERO)?.is_none() && begun.elapsed() < Duration::from_secs(30), "{}", told());

@@ -6,9 +6,10 @@ mod options;
 mod serve;
 mod surface;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 pub use self::options::AgentArgs;
@@ -40,12 +41,13 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
     }
 
     let surface = Surface::new(&node, &decisions, feed.recorder(&node))?;
-    // It arrives while the kernel looks at the programs.
+    // It arrives while the kernel creates the maps and looks at the programs.
     let feed = feed.start(&node);
-    let mut datapath = Datapath::open(options)?;
-    info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh = datapath.is_fresh(), "programs loaded");
+    let datapath = Datapath::open(options)?;
+    let fresh = datapath.is_fresh();
+    info!(node, tc = ?datapath.tc(), bpffs = %bpffs.display(), fresh, "starting");
     let opened = KernelMaps::open(bpffs, Access::ReadWrite).map_err(anyhow::Error::from);
-    let opened = opened.map(|maps| maps.fresh(datapath.is_fresh()));
+    let opened = opened.map(|maps| maps.fresh(fresh));
     let opened = opened.and_then(|maps| {
         let mut sweeps = expired::sweeps(bpffs)?;
         // With those of pods among them, the kernel's list for one namespace says nothing about the others.
@@ -54,10 +56,11 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
         }
         Ok((maps, StaleSockets::open(bpffs)?, sweeps))
     });
+    let datapath = Arc::new(Mutex::new(datapath));
     let served = match opened {
         Ok((maps, sockets, sweeps)) => {
             let setup = Setup { args: &args, decisions: &decisions, node, bpffs };
-            serve::serve(setup, feed, surface, &mut datapath, maps, sockets, sweeps).await
+            serve::serve(setup, feed, surface, Arc::clone(&datapath), maps, sockets, sweeps).await
         }
         Err(error) => Err(error),
     };
@@ -66,9 +69,9 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
             info!("stopped; the programs stay attached and traffic goes on; `sluice cleanup` removes them");
             Ok(())
         }
-        Err(error) if datapath.is_fresh() && !error.is::<serve::WasReady>() => {
+        Err(error) if fresh && !error.is::<serve::WasReady>() => {
             // A first start that never got anywhere leaves nothing behind.
-            datapath.undo().context("a failed start left something behind: run `sluice cleanup`")?;
+            datapath.lock().await.undo().context("a failed start left something behind: run `sluice cleanup`")?;
             Err(error)
         }
         Err(error) => Err(error),

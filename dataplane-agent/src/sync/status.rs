@@ -24,7 +24,8 @@ pub struct Status {
     pub node: String,
     /// Process id of the agent.
     pub pid: u32,
-    /// Sources that have not yet delivered everything; nothing is written to the maps before.
+    /// Sources that have not yet delivered everything, before which nothing is written to the maps; then the programs, until they
+    /// are attached.
     pub waiting_for: Vec<String>,
     /// Services whose rows are installed.
     pub services: usize,
@@ -52,6 +53,9 @@ pub struct Status {
     pub conflicts: BTreeMap<String, String>,
 }
 
+/// What the status calls programs that are not attached yet.
+const PROGRAMS: &str = "programs";
+
 /// A source's name as the status shows it.
 pub fn source_name(source: Source) -> &'static str {
     match source {
@@ -64,6 +68,12 @@ pub fn source_name(source: Source) -> &'static str {
 }
 
 impl Status {
+    /// Whether the maps hold what the cluster wants, and programs run on them.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.waiting_for.is_empty() && self.rounds > 0
+    }
+
     /// Reads what [`Reporter`] wrote to `path`.
     pub fn read(path: &Path) -> io::Result<Self> {
         serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
@@ -120,9 +130,10 @@ impl Reporter {
     }
 
     /// Publishes the state of the loop when it differs from what was published last, and writes the file when it is due.
-    pub(super) fn update(&mut self, core: &Core, retries: &Retries) {
+    pub(super) fn update(&mut self, core: &Core, retries: &Retries, attached: bool) {
         let totals = core.totals();
-        self.current.waiting_for = core.waiting_for().map(|source| source_name(source).to_owned()).collect();
+        let sources = core.waiting_for().map(source_name);
+        self.current.waiting_for = sources.chain((!attached).then_some(PROGRAMS)).map(str::to_owned).collect();
         self.current.services = totals.services;
         self.current.frontends = totals.frontends;
         self.current.backends = totals.backends;

@@ -59,7 +59,8 @@ impl Node {
         fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))
     }
 
-    fn uplink(&self) -> Result<u32> {
+    /// The index of the node's uplink.
+    pub fn uplink(&self) -> Result<u32> {
         Ok(self.host.netns().run(|| nix::net::if_::if_nametoindex("eth0"))??)
     }
 }

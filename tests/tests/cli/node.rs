@@ -72,6 +72,7 @@ impl Node {
             config: NodeConfig::DEFAULT,
         };
         let mut datapath = node.netns.run(|| Datapath::open(options))??;
+        datapath.load()?;
         let interface = |name: &str, role| -> Result<Interface> {
             let index = node.netns.run(|| nix::net::if_::if_nametoindex(name))??;
             Ok(Interface { index, name: name.to_owned(), role, hardware: false })

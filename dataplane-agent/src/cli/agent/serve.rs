@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, JoinSet},
+    sync::{Mutex, mpsc, oneshot, watch},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -123,7 +123,7 @@ pub(super) async fn serve(
     setup: Setup<'_>,
     feed: Delivery,
     mut surface: Surface,
-    datapath: &mut Datapath,
+    datapath: Arc<Mutex<Datapath>>,
     maps: impl Maps + Send + 'static,
     sockets: StaleSockets,
     sweeps: Vec<Box<dyn Sweep>>,
@@ -140,6 +140,8 @@ pub(super) async fn serve(
     options.min_interval = decisions.min_interval;
     let (usage, known) = watch::channel(BTreeMap::new());
     options.usage = Some(known);
+    let (attached, known) = watch::channel(false);
+    options.attached = Some(known);
     let alarm = Alarm::default();
     let sweeping = tokio::spawn(conntrack_gc::run(Pace::default(), sweeps, alarm.clone(), usage));
     let shutdown = async move { _ = stopped.await };
@@ -166,9 +168,9 @@ pub(super) async fn serve(
         _ = interrupted.recv() => Ok(()),
         ended = &mut loop_task => Err(ended_early("the loop", flatten(ended.map(|result| result.map_err(Into::into))))),
         Some(ended) = feed_task.join_next() => Err(ended_early("the source", flatten(ended))),
-        result = attach(devices, datapath, &changes, node_known) => result,
+        result = attach(devices, datapath, &changes, node_known, attached) => result,
     };
-    let was_ready = ready.borrow_and_update().rounds > 0;
+    let was_ready = ready.borrow_and_update().is_ready();
     feed_task.abort_all();
     for task in [sweeping.abort_handle(), forward_task.abort_handle(), announcement.abort_handle()] {
         task.abort();
@@ -207,35 +209,45 @@ async fn forward(
     }
 }
 
-/// Attaches programs as interfaces come and go; ends with an error only.
+/// Loads the programs, and attaches them as interfaces come and go; ends with an error only. `attached` is told when those that
+/// were there at the beginning run them.
 async fn attach(
     mut devices: Devices,
-    datapath: &mut Datapath,
+    datapath: Arc<Mutex<Datapath>>,
     changes: &Sender,
     mut node_known: watch::Receiver<Vec<IpAddr>>,
+    attached: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
+    // The maps are written while the kernel looks at the programs, which takes longer than all the rest.
+    let loaded = Arc::clone(&datapath);
+    let loading = spawn_blocking(move || loaded.blocking_lock().load());
     if timeout(NODE_PATIENCE, node_known.changed()).await.is_err() {
         warn!("no Node object of this node yet: interfaces are told apart without its addresses");
     }
     let mut view = devices.next().await.context("the node's interfaces cannot be read")?;
-    let mut last: Option<View> = None;
+    send(changes, Change::LocalAddresses(view.addresses.clone())).await?;
+    send(changes, Change::Synced(Source::Addresses)).await?;
+    loading.await??;
+    info!("programs loaded");
     loop {
+        let mut datapath = datapath.lock().await;
         let applied = datapath.attach(&view.interfaces)?;
         let retry = report(&applied, &view);
-        if last.is_none() {
+        if !*attached.borrow() {
             if let Some(error) = applied.failed.into_iter().next().filter(|_| datapath.is_fresh()) {
                 return Err(error.into());
             }
-            send(changes, Change::LocalAddresses(view.addresses.clone())).await?;
-            send(changes, Change::Synced(Source::Addresses)).await?;
-        } else if last.as_ref().is_some_and(|last| last.addresses != view.addresses) {
-            send(changes, Change::LocalAddresses(view.addresses.clone())).await?;
+            attached.send_replace(true);
         }
-        last = Some(view.clone());
-        tokio::select! {
-            next = devices.next() => view = next.context("the node's interfaces cannot be read")?,
-            () = sleep(ATTACH_RETRY), if retry => {}
+        drop(datapath);
+        let next = tokio::select! {
+            next = devices.next() => next.context("the node's interfaces cannot be read")?,
+            () = sleep(ATTACH_RETRY), if retry => continue,
+        };
+        if next.addresses != view.addresses {
+            send(changes, Change::LocalAddresses(next.addresses.clone())).await?;
         }
+        view = next;
     }
 }
 
@@ -275,7 +287,7 @@ fn report(applied: &Applied, view: &View) -> bool {
 
 /// Says so when the maps hold for the first time what the cluster wants, and then removes kube-proxy's rules if that is wanted.
 async fn announce(mut status: watch::Receiver<Arc<Status>>, cleanup_kube_proxy: bool) {
-    match status.wait_for(|status| status.waiting_for.is_empty() && status.rounds > 0).await {
+    match status.wait_for(|status| status.is_ready()).await {
         Ok(status) => {
             info!(services = status.services, frontends = status.frontends, backends = status.backends, "ready");
         }
@@ -284,7 +296,7 @@ async fn announce(mut status: watch::Receiver<Arc<Status>>, cleanup_kube_proxy: 
     if !cleanup_kube_proxy {
         return;
     }
-    match tokio::task::spawn_blocking(kube_proxy::remove).await {
+    match spawn_blocking(kube_proxy::remove).await {
         Ok(Ok(removed)) => kube_proxy::text(&removed).lines().for_each(|line| info!("{line}")),
         Ok(Err(error)) => warn!("kube-proxy's rules are not removed; `sluice cleanup --kube-proxy` does it: {error:#}"),
         Err(error) => warn!(%error, "removing kube-proxy's rules ended badly"),

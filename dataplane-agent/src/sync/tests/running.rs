@@ -1,7 +1,10 @@
 //! The loop itself, on a real clock.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,11 +16,20 @@ use crate::{
     tables::{BackendId, BackendRow},
 };
 
-type Gone = Arc<Mutex<Vec<String>>>;
+/// What the loop has told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    gone: Arc<Mutex<Vec<String>>>,
+    settled: Arc<AtomicBool>,
+}
 
-impl Observer for Gone {
+impl Observer for Told {
+    fn settled(&mut self) {
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
     fn backends_gone(&mut self, gone: &[(BackendId, BackendRow)]) {
-        self.lock().unwrap().extend(gone.iter().map(|(id, row)| format!("{id} {}", row.addr)));
+        self.gone.lock().unwrap().extend(gone.iter().map(|(id, row)| format!("{id} {}", row.addr)));
     }
 }
 
@@ -25,7 +37,8 @@ impl Observer for Gone {
 struct Running {
     changes: mpsc::Sender<Change>,
     status: watch::Receiver<Arc<Status>>,
-    gone: Gone,
+    told: Told,
+    attached: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
 }
@@ -37,12 +50,14 @@ impl Running {
         options.status_file = Some(dir.path().join("run/status.json"));
         let (changes, receiver) = mpsc::channel(64);
         let (sender, status) = watch::channel(Arc::default());
-        let gone = Gone::default();
-        let told = Arc::clone(&gone);
+        let (attached, known) = watch::channel(true);
+        options.attached = Some(known);
+        let told = Told::default();
+        let observer = told.clone();
         let task = tokio::spawn(async move {
-            run(options, maps, receiver, sender, told, std::future::pending()).await.unwrap();
+            run(options, maps, receiver, sender, observer, std::future::pending()).await.unwrap();
         });
-        Self { changes, status, gone, task, dir }
+        Self { changes, status, told, attached, task, dir }
     }
 
     async fn send(&self, changes: impl IntoIterator<Item = Change>) {
@@ -78,10 +93,24 @@ async fn changes_are_installed_and_the_status_file_tells() {
     assert_eq!((status.services, status.frontends, status.operations), (1, 1, 7));
     running.send([set_slice("web", "10.0.0.1")]).await;
     running.wait(|status| status.backends == 1).await;
-    assert_eq!(*running.gone.lock().unwrap(), ["4.2 10.0.0.2:8080"]);
+    assert_eq!(*running.told.gone.lock().unwrap(), ["4.2 10.0.0.2:8080"]);
     let status = running.stop().await;
     assert_eq!((status.node.as_str(), status.backends, status.failed_operations), ("here", 1, 0));
     assert!(status.last_change_millis > 0 && status.errors.is_empty());
+}
+
+#[tokio::test]
+async fn the_maps_are_written_before_the_programs_are_attached_and_nothing_is_ready_before() {
+    let mut running = Running::start(MemoryMaps::default());
+    running.attached.send_replace(false);
+    running.send([set_service("web", service(&["10.96.0.1"])), set_slice("web", "10.0.0.1")]).await;
+    running.sync().await;
+    let status = running.wait(|status| status.backends == 1 && status.rounds > 0).await;
+    assert_eq!((status.is_ready(), &*status.waiting_for), (false, &["programs".to_owned()][..]));
+    assert!(!running.told.settled.load(Ordering::Relaxed), "health would say so");
+    running.attached.send_replace(true);
+    running.wait(|status| status.is_ready()).await;
+    assert!(running.told.settled.load(Ordering::Relaxed));
 }
 
 #[tokio::test]

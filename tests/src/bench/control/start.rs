@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use dataplane_agent::datapath::{Pins, hook::Hook};
 
 use super::{
     installed::{self, Installed},
@@ -41,17 +42,20 @@ pub(super) struct Again {
 /// How long the agent may do what is left to do before its memory is looked at.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Starts the agent and waits until its maps hold all of `services`.
+/// Starts the agent and waits until its maps hold all of `services` and the node's interfaces run its programs.
 pub(super) fn measure(bed: &mut Bed, services: &[Service]) -> Result<Start> {
     let last = services.last().context("no services")?;
     let bpffs = bed.node().bpffs.path().to_owned();
+    let (pins, uplink) = (Pins::new(&bpffs), bed.node().uplink()?);
+    let is_attached =
+        || [Hook::FromUplink, Hook::ToUplink].iter().all(|hook| pins.interface_link(*hook, uplink).exists());
     let earlier = bed.time()?;
     let begun = Instant::now();
     bed.start()?;
     let mut installed = None;
     let took = loop {
         // The last one in the order of names is written last; that the others are there, too, is seen to afterwards.
-        bed.wait(&mut installed, |installed| installed.knows(last))?;
+        bed.wait(&mut installed, |installed| Ok(is_attached() && installed.knows(last)?))?;
         let took = begun.elapsed();
         match installed::ensure_complete(&bpffs, services) {
             Ok(()) => break took,

@@ -82,12 +82,21 @@ fn p53_timeouts_come_from_flags_and_from_the_file() {
         "conntrack: {tcpEstablishedTimeout: 1h0m0s, tcpCloseWaitTimeout: 60s, udpTimeout: 10s, udpStreamTimeout: 0s}";
     let flags = "--conntrack-udp-timeout 20s --conntrack-udp-timeout-stream 5m";
     let (_, decisions) = decide(flags, file).unwrap();
-    let Timeouts(default) = Timeouts::DEFAULT;
-    let expected = [default[0], ticks(3600), ticks(60), default[3], ticks(20), ticks(300)];
-    assert_eq!(decisions.timeouts, Timeouts(expected));
+    let expected = |changed: &[(Timeout, u32)]| {
+        let mut timeouts = Timeouts::DEFAULT;
+        changed.iter().for_each(|&(which, ticks)| timeouts.0[which as usize] = ticks);
+        timeouts
+    };
+    let changed = [
+        (Timeout::TcpEstablished, ticks(3600)),
+        (Timeout::TcpClosing, ticks(60)),
+        (Timeout::Datagram, ticks(20)),
+        (Timeout::DatagramStream, ticks(300)),
+    ];
+    assert_eq!(decisions.timeouts, expected(&changed));
     let (_, decisions) =
         decide("--conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 1s", "").unwrap();
-    assert_eq!(decisions.timeouts, Timeouts([default[0], default[1], ticks(1), default[3], default[4], default[5]]));
+    assert_eq!(decisions.timeouts, expected(&[(Timeout::TcpClosing, ticks(1))]));
 }
 
 #[test]
