@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_agent::sync::Status;
+use dataplane_agent::{datapath::xdp::Running, sync::Status};
 use nix::sys::signal::Signal;
 
 use crate::{binaries, cluster::Node, mode::Mode, process::Process};
@@ -48,6 +48,12 @@ impl Agent {
     pub fn start(node: &Node, options: &AgentOptions, manifests: &Path) -> Result<Self> {
         let mut agent = Self::begin(node, options, manifests)?;
         agent.wait_until_ready().with_context(|| format!("the agent of node {}", node.name()))?;
+        let added: Vec<_> = Mode::current()?.arguments(&options.arguments).collect();
+        if added.contains(&Mode::NATIVE_XDP) {
+            // A mode that is the default one in truth would show nothing.
+            let pin = node.xdp_pin(Running::Native)?;
+            ensure!(pin.exists(), "node {} does not run XDP: {}", node.name(), pin.display());
+        }
         Ok(agent)
     }
 

@@ -24,6 +24,7 @@ use crate::{
     bpffs::Bpffs,
     cgroup::Cgroup,
     leftovers,
+    mode::Mode,
     netns::Netns,
     topology::{self, Addresses, Topology},
 };
@@ -40,6 +41,8 @@ pub struct Cluster {
     /// Manifests that the agents read, unless they have an API server.
     pub manifests: PathBuf,
     topology: Topology,
+    /// In the mode whose agents run XDP, for all of the cluster's life.
+    carrying: Option<Carrying>,
     // Last: it is removed after everything that lives in it.
     directory: Directory,
 }
@@ -75,12 +78,15 @@ impl Cluster {
             None,
         );
         wiring::attach(&fabric, external.netns(), "external", topology::EXTERNAL)?;
-        let mut cluster = Self { nodes: Vec::new(), external, fabric, manifests, topology, directory };
+        let mut cluster = Self { nodes: Vec::new(), external, fabric, manifests, topology, carrying: None, directory };
         for (number, (name, pods)) in (0_u8..).zip(cluster.topology.nodes.clone()) {
             let node = cluster.build_node(&prefix, number, &name, &pods)?;
             cluster.nodes.push(node);
         }
         cluster.connect_nodes()?;
+        if Mode::current()?.runs_xdp() {
+            cluster.carrying = Some(cluster.carry_xdp()?);
+        }
         Ok(cluster)
     }
 
@@ -165,6 +171,9 @@ impl Cluster {
         let cgroup = node.host.cgroup().context("a node has a cgroup")?.child(name)?;
         let pod = Site::new(name, Role::Pod, topology::pod(node.number, number), netns, Some(cgroup));
         wiring::attach_pod(node, &pod, &self.topology)?;
+        if self.carrying.is_some() {
+            pod.compute_checksums()?;
+        }
         node.pods.push(pod);
         Ok(())
     }

@@ -18,10 +18,15 @@ pub enum Mode {
     Bypass,
     /// Pods' TCP sockets are translated at connect time, too.
     Socket,
+    /// XDP runs on the uplinks, in the driver.
+    Xdp,
 }
 
 impl Mode {
-    const ALL: [Self; 4] = [Self::Default, Self::Packet, Self::Bypass, Self::Socket];
+    /// The option of [`Mode::Xdp`].
+    pub const NATIVE_XDP: &'static str = "--xdp=native";
+
+    const ALL: [Self; 5] = [Self::Default, Self::Packet, Self::Bypass, Self::Socket, Self::Xdp];
 
     /// The mode of this run: `$SLUICE_TEST_MODE`, or the default.
     pub fn current() -> Result<Self> {
@@ -39,6 +44,7 @@ impl Mode {
             Self::Packet => "packet",
             Self::Bypass => "bypass",
             Self::Socket => "socket",
+            Self::Xdp => "xdp",
         }
     }
 
@@ -49,6 +55,7 @@ impl Mode {
             Self::Packet => &["--host-bypass=off"],
             Self::Bypass => &["--host-bypass=on"],
             Self::Socket => &["--socket-lb=all"],
+            Self::Xdp => &[Self::NATIVE_XDP],
         };
         let given: Vec<String> = given.iter().map(|option| name(option).to_owned()).collect();
         options.iter().copied().filter(move |option| !given.iter().any(|given| given == name(option)))
@@ -57,6 +64,11 @@ impl Mode {
     /// Whether a pod's TCP sockets are translated when they connect: their packets never carry a service's address then.
     pub fn translates_pods_at_connect(self) -> bool {
         self == Self::Socket
+    }
+
+    /// Whether XDP runs on the uplinks of agents that are not told otherwise: clusters are built for it then.
+    pub fn runs_xdp(self) -> bool {
+        self == Self::Xdp
     }
 }
 

@@ -1,6 +1,6 @@
 //! Links that carry XDP: what veth pairs need that hardware has by itself.
 
-use std::{collections::BTreeMap, fs, os::fd::OwnedFd, path::PathBuf};
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use dataplane_agent::datapath::{Pins, hook::Hook, xdp::Running};
@@ -11,11 +11,11 @@ use crate::{
     offload::{self, Feature},
 };
 
-/// Uplinks that carry XDP for as long as this lives.
-#[derive(Debug)]
+/// Uplinks that carry XDP for as long as this or a clone of it lives.
+#[derive(Clone, Debug)]
 pub struct Carrying {
     /// By the fabric's port.
-    links: BTreeMap<String, OwnedFd>,
+    links: Arc<BTreeMap<String, OwnedFd>>,
 }
 
 impl Carrying {
@@ -31,6 +31,9 @@ impl Cluster {
     /// A veth takes at once what its other end sends back by XDP only where it runs XDP itself. And senders compute their
     /// checksums themselves: no device here completes them on the way, as one would before the wire.
     pub fn carry_xdp(&self) -> Result<Carrying> {
+        if let Some(carrying) = &self.carrying {
+            return Ok(carrying.clone());
+        }
         let empty = Empty::load_xdp()?;
         let mut links = BTreeMap::new();
         for node in &self.nodes {
@@ -38,11 +41,16 @@ impl Cluster {
             let link = self.fabric.run(|| empty.attach_xdp(nix::net::if_::if_nametoindex(&*port)?))??;
             links.insert(port, link);
         }
-        let sites = self.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host])).chain([&self.external]);
-        for netns in sites.map(Site::netns) {
-            offload::set(netns, "eth0", Feature::TransmitChecksum, false)?;
-        }
-        Ok(Carrying { links })
+        let mut sites = self.nodes.iter().flat_map(|node| node.pods.iter().chain([&node.host])).chain([&self.external]);
+        sites.try_for_each(Site::compute_checksums)?;
+        Ok(Carrying { links: Arc::new(links) })
+    }
+}
+
+impl Site {
+    /// Has the stack complete the checksums of what it sends.
+    pub(super) fn compute_checksums(&self) -> Result<()> {
+        offload::set(self.netns(), "eth0", Feature::TransmitChecksum, false)
     }
 }
 

@@ -19,7 +19,7 @@ const ROOT_PACKAGE: &str = "dataplane-tests";
 /// The suites of real agents and real packets: they show the same in every mode.
 const PACKET_SUITES: [&str; 5] = ["addresses", "endpoints", "life", "services", "upstream"];
 /// The modes beside the default one, as the test bed knows them.
-pub(super) const MODES: [&str; 3] = ["packet", "bypass", "socket"];
+pub(super) const MODES: [&str; 4] = ["packet", "bypass", "socket", "xdp"];
 /// Where the test bed finds the mode.
 const MODE: &str = "SLUICE_TEST_MODE";
 /// So many tests of a run may need a second try.
