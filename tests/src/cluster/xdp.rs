@@ -60,6 +60,11 @@ impl Node {
         Ok(Pins::new(self.bpffs.path()).xdp_link(running, self.uplink()?))
     }
 
+    /// Packets that XDP has sent back out of the node's uplink.
+    pub fn sent_by_xdp(&self) -> Result<u64> {
+        offload::count(self.host.netns(), "eth0", "_xdp_tx")
+    }
+
     /// Detaches the tc program at the ingress of the node's uplink; there must be no agent that would attach it again.
     pub fn detach_from_uplink(&self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent runs");

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use dataplane_tests::{
-    cluster::Site,
+    cluster::{Node, Site},
     expect::{self, eventually},
     http,
+    mode::Mode,
     objects::Service,
     scenario::{HOST_PORT, POD_PORT},
     topology::IpVersion,
@@ -40,6 +41,19 @@ fn p30_pods_reach_every_endpoint_of_a_service() -> Result<()> {
 fn p30_nodes_reach_every_endpoint_of_a_service() -> Result<()> {
     let (bed, _, addresses) = nettest()?;
     reached(&[bed.0.host("a"), bed.0.host("b")], &addresses, &BOTH, &SERVERS)
+}
+
+/// Clients outside reach every endpoint of a service; where XDP runs, it is what sends their packets on to other nodes, and
+/// elsewhere nothing of the kind happens.
+#[test]
+fn p34_clients_outside_reach_every_endpoint_of_a_service_by_xdp_where_it_runs() -> Result<()> {
+    let (bed, _, addresses) = nettest()?;
+    let sent = || -> Result<u64> { bed.0.nodes.iter().map(Node::sent_by_xdp).sum() };
+    let before = sent()?;
+    let node_ports: Vec<_> = addresses.into_iter().filter(|address| address.port() != 80).collect();
+    reached(&[&bed.0.external], &node_ports, &BOTH, &SERVERS)?;
+    assert_eq!(sent()? > before, Mode::current()?.runs_xdp());
+    Ok(())
 }
 
 /// `should function for endpoint-Service: http`, `should function for endpoint-Service: udp`
