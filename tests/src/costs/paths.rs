@@ -41,7 +41,30 @@ const NODE_PORT: [&str; 2] = ["172.20.0.10:30080", "[fd20::a]:30080"];
 const LOCAL: [&str; 2] = ["10.244.0.11:8080", "[fd44::b]:8080"];
 const REMOTE: [&str; 2] = ["10.244.1.10:8080", "[fd44:0:0:1::a]:8080"];
 
-const SCENARIOS: [Scenario; 7] = [
+const OUTSIDE_TO_LOCAL: Scenario = Scenario {
+    name: "outside to NodePort with a local backend",
+    kind: Some(FrontendKind::NodePort),
+    client: OUTSIDE,
+    frontend: NODE_PORT,
+    backend: LOCAL,
+    is_local: true,
+    there: Hook::FromUplink,
+    back: Hook::ToUplink,
+    bypass: false,
+};
+
+const OUTSIDE_TO_REMOTE: Scenario = Scenario {
+    name: "outside to NodePort with a remote backend (SNAT)",
+    backend: REMOTE,
+    is_local: false,
+    back: Hook::FromUplink,
+    ..OUTSIDE_TO_LOCAL
+};
+
+const OUTSIDE_TO_NO_FRONTEND: Scenario =
+    Scenario { name: "outside to what is no frontend", kind: None, frontend: LOCAL, ..OUTSIDE_TO_LOCAL };
+
+const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "pod to ClusterIP",
         kind: Some(FrontendKind::ClusterIp),
@@ -53,28 +76,8 @@ const SCENARIOS: [Scenario; 7] = [
         back: Hook::ToPod,
         bypass: false,
     },
-    Scenario {
-        name: "outside to NodePort with a local backend",
-        kind: Some(FrontendKind::NodePort),
-        client: OUTSIDE,
-        frontend: NODE_PORT,
-        backend: LOCAL,
-        is_local: true,
-        there: Hook::FromUplink,
-        back: Hook::ToUplink,
-        bypass: false,
-    },
-    Scenario {
-        name: "outside to NodePort with a remote backend (SNAT)",
-        kind: Some(FrontendKind::NodePort),
-        client: OUTSIDE,
-        frontend: NODE_PORT,
-        backend: REMOTE,
-        is_local: false,
-        there: Hook::FromUplink,
-        back: Hook::FromUplink,
-        bypass: false,
-    },
+    OUTSIDE_TO_LOCAL,
+    OUTSIDE_TO_REMOTE,
     Scenario {
         name: "pod to what is no frontend",
         kind: None,
@@ -86,17 +89,7 @@ const SCENARIOS: [Scenario; 7] = [
         back: Hook::ToPod,
         bypass: false,
     },
-    Scenario {
-        name: "outside to what is no frontend",
-        kind: None,
-        client: OUTSIDE,
-        frontend: LOCAL,
-        backend: LOCAL,
-        is_local: true,
-        there: Hook::FromUplink,
-        back: Hook::ToUplink,
-        bypass: false,
-    },
+    OUTSIDE_TO_NO_FRONTEND,
     Scenario {
         name: "pod to ClusterIP, around the stack",
         kind: Some(FrontendKind::ClusterIp),
@@ -110,28 +103,28 @@ const SCENARIOS: [Scenario; 7] = [
     },
     Scenario {
         name: "outside to what is no frontend, around the stack",
-        kind: None,
-        client: OUTSIDE,
-        frontend: LOCAL,
-        backend: LOCAL,
-        is_local: true,
-        there: Hook::FromUplink,
         back: Hook::FromPod,
         bypass: true,
+        ..OUTSIDE_TO_NO_FRONTEND
     },
+    Scenario { there: Hook::XdpFromUplink, back: Hook::XdpFromUplink, ..OUTSIDE_TO_REMOTE },
+    // What XDP passes: these come on top of what `from_uplink` costs.
+    Scenario { there: Hook::XdpFromUplink, ..OUTSIDE_TO_LOCAL },
+    Scenario { there: Hook::XdpFromUplink, ..OUTSIDE_TO_NO_FRONTEND },
 ];
 
 /// Measures every scenario in both families with TCP and UDP; times are the median of `runs` flows.
 pub fn measure(runs: u16) -> Result<Vec<PacketCost>> {
-    let (empty, router) = (Empty::load()?, Router::new()?);
+    let (tc, xdp, router) = (Empty::load()?, Empty::load_xdp()?, Router::new()?);
     // The programs look routes up, and every entering of a namespace costs a thread.
     router.inside(|| {
         let mut costs = Vec::new();
         for scenario in &SCENARIOS {
+            let empty = if scenario.is_xdp() { &xdp } else { &tc };
             for version in IpVersion::BOTH {
                 for protocol in PROTOCOLS {
                     let flow = scenario.of(version, protocol)?;
-                    costs.extend(flow.measure(&router, &empty, runs).with_context(|| flow.name.clone())?);
+                    costs.extend(flow.measure(&router, empty, runs).with_context(|| flow.name.clone())?);
                 }
             }
         }
@@ -140,6 +133,11 @@ pub fn measure(runs: u16) -> Result<Vec<PacketCost>> {
 }
 
 impl Scenario {
+    /// Whether packets meet XDP first.
+    fn is_xdp(&self) -> bool {
+        self.there == Hook::XdpFromUplink
+    }
+
     fn of(&self, version: IpVersion, protocol: Protocol) -> Result<Flow<'_>> {
         let pick = |texts: [&str; 2]| texts[usize::from(version == IpVersion::V6)].parse::<SocketAddr>();
         Ok(Flow {
@@ -150,7 +148,9 @@ impl Scenario {
             frontend: pick(self.frontend)?,
             target: Target { addr: pick(self.backend)?, local: self.is_local },
             // What is not translated costs the same in both directions and at any time.
-            steps: match (self.kind, self.bypass && protocol == Protocol::Tcp) {
+            steps: match (self.kind, (self.bypass || self.is_xdp()) && protocol == Protocol::Tcp) {
+                // The reply does not come by the uplink.
+                (Some(_), _) if self.is_xdp() && self.is_local => &[Step::New, Step::Established],
                 (Some(_), _) => &Step::ALL,
                 // Segments that open no connection look for less.
                 (None, true) => &[Step::Miss, Step::Established],
@@ -220,20 +220,30 @@ impl Flow<'_> {
             }
             let node = NODE_PORT[usize::from(self.client.is_ipv6())].parse::<SocketAddr>()?.ip();
             router.declare(harness, node)?;
+            let link = self.scenario.is_xdp().then(|| harness.attach_xdp(router.uplink)).transpose()?;
             if let Some(kind) = self.scenario.kind {
                 harness.add_frontend(kind, self.protocol, self.frontend, &[self.target])?;
             }
-            work(harness)
+            let done = work(harness);
+            drop(link);
+            done
         })
+    }
+
+    /// The client's ports from `first` on. XDP leaves the first packet from each 64th to tc.
+    fn ports(&self, first: u16, count: u16) -> impl Iterator<Item = u16> {
+        let all = self.scenario.is_xdp().then_some(63);
+        (first..first + count).filter(move |port| all != Some(port % 64))
     }
 
     /// Lookups and updates of each step.
     fn operations(&self, router: &Router) -> Result<Vec<(u64, u64)>> {
         self.with(router, NodeConfig::COUNT_MAP_OPS, |harness| {
-            // The first packet of a tick looks up the way around the stack for all others: of several runs one at least has none.
-            let ports = if self.scenario.bypass { 1020..1024 } else { 1023..1024 };
+            // The first packet of a tick looks up the way around the stack for all others, or is left to tc by XDP: of several runs
+            // one at least has none.
+            let runs = if self.scenario.bypass || self.scenario.is_xdp() { 4 } else { 1 };
             let mut least = vec![(u64::MAX, u64::MAX); self.steps.len()];
-            for port in ports {
+            for port in self.ports(1000, runs) {
                 let mut reply = None;
                 for (least, step) in least.iter_mut().zip(self.steps) {
                     let before = harness.map_operations()?;
@@ -255,7 +265,7 @@ impl Flow<'_> {
         self.with(router, 0, |harness| {
             let mut samples: Vec<Vec<Duration>> = vec![Vec::new(); self.steps.len()];
             let mut zero = Vec::new();
-            for port in 1024..1024 + runs {
+            for port in self.ports(1024, runs) {
                 let mut reply = None;
                 zero.push(empty.run(&self.original(port).frame()?)?);
                 for (samples, step) in samples.iter_mut().zip(self.steps) {
@@ -290,7 +300,7 @@ impl Flow<'_> {
         }
     }
 
-    /// Sends the packet of `step`, sees that it was translated, and notes what the backend replies.
+    /// Sends the packet of `step`, sees that it was translated or rightly passed, and notes what the backend replies.
     fn pass(
         &self,
         router: &Router,
@@ -306,17 +316,31 @@ impl Flow<'_> {
             Step::Established => original.clone(),
             Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
         };
-        let hook = self.hook(step);
-        let outcome = harness.run_on(router.interface(hook), hook, &packet.frame()?)?;
+        let (hook, frame) = (self.hook(step), packet.frame()?);
+        let run = |hook| harness.run_on(router.interface(hook), hook, &frame);
+        let is_xdp = hook == Hook::XdpFromUplink;
+        let is_sent = is_xdp && !self.scenario.is_local;
+        let mut outcome = run(hook)?;
+        if is_sent && outcome.action == Action::Pass {
+            // The first packet of a tick is for tc; the next one is not.
+            run(Hook::FromUplink)?;
+            outcome = run(hook)?;
+        }
         let now = outcome.packet()?;
         let right = match step {
+            _ if is_xdp && !is_sent => outcome.frame == frame,
             Step::New | Step::Established | Step::Miss => now.dst == self.target.addr,
             Step::Reply => (now.src, now.dst) == (original.dst, original.src),
         };
-        let goes_on = matches!(outcome.action, Action::Pass | Action::Redirect);
-        ensure!(right && goes_on, "{step:?} was not translated: {outcome:?}");
+        let goes_on = match outcome.action {
+            Action::Pass => !is_sent,
+            Action::Redirect => !is_xdp,
+            Action::Transmit => is_sent,
+            Action::Drop | Action::Other(_) => false,
+        };
+        ensure!(right && goes_on, "{step:?} did not go its way: {outcome:?}");
         if step == Step::New {
-            *reply = Some(now.answer());
+            *reply = Some(Packet { src: self.target.addr, ..now.answer() });
         }
         Ok(outcome.took)
     }
