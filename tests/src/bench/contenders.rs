@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::binaries;
+use crate::{binaries, mode::Mode};
 
 /// Somebody who carries the load.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub const PACKET: &str = "sluice packet path";
 /// NodePorts before the stack.
 pub const XDP: &str = "sluice XDP";
 /// The option that makes it so; the links need to carry what XDP sends then.
-pub const NATIVE_XDP: &str = "--xdp=native";
+pub const NATIVE_XDP: &str = Mode::NATIVE_XDP;
 /// The variants of iptables mode.
 pub const IPTABLES: [&str; 2] = ["iptables (nft)", "iptables (legacy)"];
 /// nftables mode.

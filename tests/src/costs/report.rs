@@ -40,8 +40,10 @@ pub fn markdown(costs: &Costs) -> String {
              the one\nthat costs most, and bytes of machine code.\n\n";
     draw(&mut text, &PROGRAMS, &programs(costs));
     text += "\n## Packets\n\nMap operations at the hook, and the median time by `BPF_PROG_TEST_RUN` over that of an empty \
-             program. Each run is a\nsystem call of its own with a fresh packet; the times are of one machine, only their \
-             relation means something.\n\n";
+             program of the same type.\nEach run is a system call of its own with a fresh packet; the times are of one machine, \
+             only their relation means\nsomething. To `xdp_from_uplink` packets come first: it sends those for remote backends on, \
+             and passes all others to\n`from_uplink`, whose cost is on top. Making a packet of a frame, which it saves, is in no \
+             row.\n\n";
     draw(&mut text, &PACKETS, &packets(&costs.packets));
     text
 }
