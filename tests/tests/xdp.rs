@@ -2,6 +2,8 @@
 
 #[path = "xdp/cast.rs"]
 mod cast;
+#[path = "xdp/flows.rs"]
+mod flows;
 #[path = "xdp/links.rs"]
 mod links;
 #[path = "xdp/packets.rs"]

@@ -51,8 +51,8 @@ fn tests(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
         suite.run(None, filter, tally);
     }
     for mode in suite::MODES {
-        for suite in suites.iter().filter(|suite| suite.has_modes && !arguments.unit) {
-            suite.run(Some(mode), filter, tally);
+        for suite in suites.iter().filter(|suite| suite.modes.contains(&mode.name) && !arguments.unit) {
+            suite.run(Some(mode.name), filter, tally);
         }
     }
     Ok(())

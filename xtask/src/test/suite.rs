@@ -16,16 +16,30 @@ use crate::{privilege, workspace};
 
 /// The package whose tests need root.
 const ROOT_PACKAGE: &str = "dataplane-tests";
-/// The suites of real agents and real packets: they show the same in every mode.
+/// The suites of real agents and real packets.
 const PACKET_SUITES: [&str; 5] = ["addresses", "endpoints", "life", "services", "upstream"];
-/// The modes beside the default one, as the test bed knows them.
-pub(super) const MODES: [&str; 4] = ["packet", "bypass", "socket", "xdp"];
+/// The modes beside the default one.
+pub(super) const MODES: [Mode; 4] = [
+    Mode { name: "packet", suites: &PACKET_SUITES },
+    Mode { name: "bypass", suites: &PACKET_SUITES },
+    Mode { name: "socket", suites: &PACKET_SUITES },
+    // XDP is on the way of clients outside alone: these are the suites in which they reach everything.
+    Mode { name: "xdp", suites: &["services", "upstream"] },
+];
 /// Where the test bed finds the mode.
 const MODE: &str = "SLUICE_TEST_MODE";
 /// So many tests of a run may need a second try.
 const UNSTEADY: usize = 2;
 /// A suite that is silent for so long hangs.
 const SILENCE: Duration = Duration::from_secs(600);
+
+/// A way for agents to translate.
+pub(super) struct Mode {
+    /// As the test bed knows it.
+    pub(super) name: &'static str,
+    /// What runs in it.
+    suites: &'static [&'static str],
+}
 
 /// One test binary.
 pub(super) struct Suite {
@@ -35,8 +49,8 @@ pub(super) struct Suite {
     /// The package's folder, where cargo would run the binary.
     folder: PathBuf,
     pub(super) needs_root: bool,
-    /// Whether it runs once per mode.
-    pub(super) has_modes: bool,
+    /// Names of the modes that it runs in beside the default one.
+    pub(super) modes: Vec<&'static str>,
 }
 
 /// Builds every test binary of the workspace.
@@ -79,8 +93,9 @@ impl Suite {
         let target = message["target"]["name"].as_str()?;
         let name = if target.replace('_', "-") == package { package.to_owned() } else { format!("{package} {target}") };
         let needs_root = package == ROOT_PACKAGE;
-        let has_modes = needs_root && PACKET_SUITES.contains(&target);
-        Some(Self { name, executable, folder, needs_root, has_modes })
+        let modes =
+            MODES.iter().filter(|mode| needs_root && mode.suites.contains(&target)).map(|mode| mode.name).collect();
+        Some(Self { name, executable, folder, needs_root, modes })
     }
 
     /// Runs the binary in the default mode or in `mode`, shows its output and counts.
