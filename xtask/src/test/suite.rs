@@ -24,7 +24,7 @@ pub(super) const MODES: [Mode; 4] = [
     Mode { name: "bypass", suites: &PACKET_SUITES },
     Mode { name: "socket", suites: &PACKET_SUITES },
     // XDP is on the way of clients outside alone: these are the suites in which they reach everything.
-    Mode { name: "xdp", suites: &["services", "upstream"] },
+    Mode { name: "xdp", suites: &["addresses", "services", "upstream"] },
 ];
 /// Where the test bed finds the mode.
 const MODE: &str = "SLUICE_TEST_MODE";
