@@ -317,14 +317,19 @@ impl Flow<'_> {
             Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
         };
         let (hook, frame) = (self.hook(step), packet.frame()?);
-        let run = |hook| harness.run_on(router.interface(hook), hook, &frame);
+        let run = |hook, frame: &[u8]| harness.run_on(router.interface(hook), hook, frame);
         let is_xdp = hook == Hook::XdpFromUplink;
         let is_sent = is_xdp && !self.scenario.is_local;
-        let mut outcome = run(hook)?;
-        if is_sent && outcome.action == Action::Pass {
+        let mut outcome = run(hook, &frame)?;
+        if outcome.action == Action::Pass && is_sent {
             // The first packet of a tick is for tc; the next one is not.
-            run(Hook::FromUplink)?;
-            outcome = run(hook)?;
+            run(Hook::FromUplink, &frame)?;
+            outcome = run(hook, &frame)?;
+        } else if outcome.action == Action::Pass && self.scenario.bypass && step == Step::Reply {
+            // As the first of a tick it takes the way through the stack, since there is no route to its service here. A request finds
+            // the ways of both.
+            run(self.scenario.there, &original.clone().with_flags(TcpFlags::ACK).frame()?)?;
+            outcome = run(hook, &frame)?;
         }
         let now = outcome.packet()?;
         let right = match step {
