@@ -326,8 +326,7 @@ impl Flow<'_> {
             run(Hook::FromUplink, &frame)?;
             outcome = run(hook, &frame)?;
         } else if outcome.action == Action::Pass && self.scenario.bypass && step == Step::Reply {
-            // As the first of a tick it takes the way through the stack, since there is no route to its service here. A request finds
-            // the ways of both.
+            // The first packet of a tick may take the way through the stack. A request finds the ways of both directions.
             run(self.scenario.there, &original.clone().with_flags(TcpFlags::ACK).frame()?)?;
             outcome = run(hook, &frame)?;
         }
