@@ -1,7 +1,7 @@
 //! Ways around the stack: looked up when a flow begins and once per tick, remembered in the flow's entries.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, PairWay, Ticks, Way, map as spec};
+use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, PairWay, Side, Ticks, Way, map as spec};
 
 use crate::{
     clock, conntrack,
@@ -49,11 +49,15 @@ pub fn refresh<F: Datapath>(skb: *mut __sk_buff) -> bool {
     }
     let now = clock::now();
     let ingress = packet.interface();
+    // The tuple that the stack would see, and whose sender its reverse-path filter would look for: what is translated behind it
+    // has its own.
     let mut to = headers.key;
-    to.src = flow.src;
-    to.dst = flow.dst;
-    to.src_port = flow.src_port;
-    to.dst_port = flow.dst_port;
+    if flow.side == Side::Ingress as u8 {
+        to.src = flow.src;
+        to.dst = flow.dst;
+        to.src_port = flow.src_port;
+        to.dst_port = flow.dst_port;
+    }
     let to = conntrack::placed(&to);
     let asks = !pair::<F>(&to.src, &to.dst).is_some_and(|there| there.is_of(&to.src, &to.dst, ingress, now));
     if asks {

@@ -93,6 +93,20 @@ fn p30_both_directions_are_translated_before_the_stack_and_lose_a_hop_as_behind_
     })
 }
 
+/// Answers look for their way as the stack would see them: from the backend, and no route leads to the service's address.
+#[test]
+fn an_answer_that_is_the_first_packet_of_a_tick_finds_its_way() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        serve(harness, cast, protocol, cast.remote)?;
+        let sent = Packet::first(protocol, cast.pod, cast.service);
+        let answer = router.redirects(harness, Hook::FromPod, &sent)?.answer();
+        harness.forget_ways()?;
+        assert_eq!(router.redirects(harness, Hook::FromUplink, &answer)?.src, cast.service);
+        assert_eq!(router.redirects(harness, Hook::FromPod, &next(&sent))?.dst, cast.remote);
+        Ok(())
+    })
+}
+
 #[test]
 fn what_does_not_suit_the_way_goes_through_the_stack_translated_where_it_would_be_without_one() -> Result<()> {
     each(|harness, router, cast, protocol| {

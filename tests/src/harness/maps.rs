@@ -167,7 +167,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Forgets the ways of packets that nobody translates.
+    /// Forgets the ways of flows and of packets that nobody translates, as the next tick does.
     pub fn forget_ways(&mut self) -> Result<()> {
         forget_ways::<V4>(&mut self.ebpf)?;
         forget_ways::<V6>(&mut self.ebpf)
@@ -209,6 +209,8 @@ where
 fn forget_ways<F: Family<Addr: Pod>>(ebpf: &mut Ebpf) -> Result<()>
 where
     PairWay<F::Addr>: Pod,
+    FlowKey<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
 {
     let name = map_name::<F>("ways");
     let mut ways = PerCpuArray::try_from(ebpf.map_mut(&name).context(name)?)?;
@@ -216,6 +218,12 @@ where
     let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     for place in 0..map::WAYS4.entries {
         ways.set(place, PerCpuValues::try_from(vec![none; processors])?, 0)?;
+    }
+    let name = map_name::<F>("conntrack");
+    let mut flows = HashMap::<_, FlowKey<F::Addr>, Flow<F::Addr>>::try_from(ebpf.map_mut(&name).context(name)?)?;
+    let known: Vec<_> = flows.iter().collect::<Result<_, _>>()?;
+    for (key, flow) in known {
+        flows.insert(key, Flow { way: Way::UNKNOWN, ..flow }, 0)?;
     }
     Ok(())
 }
