@@ -1,14 +1,21 @@
 //! What open flows notice when endpoints, services and agents go, and come again.
 
-use std::{thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
+use dataplane_agent::{datapath::Pins, sync::Status};
 use dataplane_tests::{
-    cluster::{Role, Site},
+    agent::{Agent, AgentOptions},
+    cluster::{Cluster, Role, Site},
     expect::{self, eventually},
     objects::{Endpoint, Service},
     scenario::{BOTH, FAR, POD_PORT, Scenario},
-    topology::{IpVersion, Wiring},
+    topology::{IpVersion, Topology, Wiring},
     traffic::{Ask, Connection, protocol::Transport},
 };
 
@@ -195,7 +202,7 @@ fn restart(wiring: Wiring, arguments: &[&str], ends: &[End]) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(300));
         for node in &cluster.nodes {
-            agents.push(dataplane_tests::agent::Agent::start(node, &scenario.options, &cluster.manifests)?);
+            agents.push(Agent::start(node, &scenario.options, &cluster.manifests)?);
         }
     }
     thread::sleep(Duration::from_millis(300));
@@ -248,5 +255,33 @@ fn a_pod_that_starts_later_has_its_services_at_once() -> Result<()> {
             eventually(|| expect::spread(late, &ask, 20, &["web-a", "web-b"]))?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_stopped_before_it_is_ready_leaves_what_was_there_before() -> Result<()> {
+    let mut cluster = Cluster::new(Topology::new(Wiring::Routed, &[("a", &["pod"])]))?;
+    let stopped_early = |cluster: &Cluster| -> Result<BTreeSet<PathBuf>> {
+        let node = cluster.node("a");
+        let pins = Pins::new(node.bpffs.path());
+        let begun = Instant::now();
+        let agent = Agent::begin(node, &AgentOptions::default(), &cluster.manifests)?;
+        while !agent.status.exists() {
+            ensure!(begun.elapsed() < PATIENCE, "{}", agent.tail());
+            thread::sleep(Duration::from_millis(1));
+        }
+        ensure!(pins.map("slots").exists(), "the maps are there before the programs are");
+        let status = agent.status.clone();
+        agent.stop()?;
+        let ready = Status::read(&status).is_ok_and(|status| status.is_ready());
+        ensure!(!ready, "it was stopped too late to show anything");
+        ensure!(pins.root().exists() == pins.links().exists(), "half of it is left");
+        let links = std::fs::read_dir(pins.links()).into_iter().flatten().flatten();
+        Ok(links.map(|link| link.path()).collect())
+    };
+    ensure!(stopped_early(&cluster)?.is_empty(), "nothing was there before");
+    cluster.start_agents(&AgentOptions::default())?;
+    cluster.node_mut("a").agent.take().context("it runs")?.stop()?;
+    ensure!(stopped_early(&cluster)?.len() > 4, "what was attached stays so");
     Ok(())
 }

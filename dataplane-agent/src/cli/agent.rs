@@ -64,18 +64,22 @@ pub async fn run(args: AgentArgs, bpffs: &Path) -> anyhow::Result<()> {
         }
         Err(error) => Err(error),
     };
-    match served {
-        Ok(()) => {
-            info!("stopped; the programs stay attached and traffic goes on; `sluice cleanup` removes them");
-            Ok(())
-        }
-        Err(error) if fresh && !error.is::<serve::WasReady>() => {
-            // A first start that never got anywhere leaves nothing behind.
-            datapath.lock().await.undo().context("a failed start left something behind: run `sluice cleanup`")?;
-            Err(error)
-        }
-        Err(error) => Err(error),
+    let was_ready = match &served {
+        Ok(was_ready) => *was_ready,
+        Err(error) => error.is::<serve::WasReady>(),
+    };
+    let stays = was_ready || !fresh;
+    if !stays {
+        // A first start that never got anywhere leaves nothing behind.
+        datapath.lock().await.undo().context("a failed start left something behind: run `sluice cleanup`")?;
     }
+    served?;
+    if stays {
+        info!("stopped; the programs stay attached and traffic goes on; `sluice cleanup` removes them");
+    } else {
+        info!("stopped before it was ready; nothing of it is left");
+    }
+    Ok(())
 }
 
 fn log_to_stderr(format: LogFormat, filter: &str) {

@@ -118,7 +118,8 @@ pub(super) struct Setup<'a> {
     pub(super) bpffs: &'a Path,
 }
 
-/// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT.
+/// Keeps `maps` and the attachments of `datapath` as the world wants them, until SIGTERM or SIGINT. Returns whether they ever
+/// were.
 pub(super) async fn serve(
     setup: Setup<'_>,
     feed: Delivery,
@@ -127,7 +128,7 @@ pub(super) async fn serve(
     maps: impl Maps + Send + 'static,
     sockets: StaleSockets,
     sweeps: Vec<Box<dyn Sweep>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let Setup { args, decisions, node, bpffs } = setup;
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (changes, applied) = mpsc::channel(QUEUE);
@@ -180,7 +181,7 @@ pub(super) async fn serve(
     finish(loop_task).await;
     match result {
         Err(error) if was_ready => Err(error.context(WasReady)),
-        result => result,
+        result => result.map(|()| was_ready),
     }
 }
 
