@@ -23,10 +23,10 @@ use super::{attach::unpin, hook::CGROUP_PROGRAMS, link::Link, object::ObjectErro
 pub enum SocketLb {
     /// Nobody's: every packet of the node's own processes goes through the programs of its interfaces.
     Off,
-    /// Those of processes in the node's network namespace.
+    /// Those of processes in the node's network namespace: pods' sidecars of a service mesh see the addresses that were asked for.
     #[default]
     Host,
-    /// Those of every process, also in pods.
+    /// Those of every process, also in pods: not for service meshes.
     All,
 }
 
