@@ -84,6 +84,8 @@ impl NodeConfig {
 
     /// Packets of flows go around the stack where `devices` allows it.
     pub const HOST_BYPASS: u32 = 1 << 6;
+    /// Backends' nodes answer IPv4 clients directly (direct server return), here and on every other node.
+    pub const DIRECT_RETURN: u32 = 1 << 7;
 
     /// 169.254.42.1: link-local, so no network routes it, and a pod answers it through its default route.
     pub const DEFAULT_HAIRPIN4: [u32; 1] = [u32::from_ne_bytes([169, 254, 42, 1])];

@@ -99,6 +99,9 @@ pub enum Next {
     /// To the node's own socket, as if received on the interface that leads to the packet's source: strict reverse-path
     /// filtering would drop a frontend's address that comes in from a pod.
     Receive = 3,
+    /// As [`Next::Route`], but the client keeps its address, and the backend's node answers it directly (direct server return). Its
+    /// answers usually do not pass here.
+    Direct = 4,
 }
 
 /// What has been seen of a flow, as bits that only ever get set.
@@ -178,10 +181,33 @@ impl FlowState {
     #[must_use]
     #[inline(always)]
     pub const fn timeout_index(self, protocol: u8) -> usize {
-        const TCP: u64 = timeout_indices(Protocol::Tcp);
-        const OTHERS: u64 = timeout_indices(Protocol::Udp);
-        let indices = if protocol == Protocol::Tcp as u8 { TCP } else { OTHERS };
+        const TCP: u64 = timeout_indices(Protocol::Tcp, false);
+        const OTHERS: u64 = timeout_indices(Protocol::Udp, false);
+        self.index_in(if protocol == Protocol::Tcp as u8 { TCP } else { OTHERS })
+    }
+
+    /// The same for [`Self::timeout_unanswered`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn timeout_index_unanswered(self, protocol: u8) -> usize {
+        const TCP: u64 = timeout_indices(Protocol::Tcp, true);
+        const OTHERS: u64 = timeout_indices(Protocol::Udp, true);
+        self.index_in(if protocol == Protocol::Tcp as u8 { TCP } else { OTHERS })
+    }
+
+    #[inline(always)]
+    const fn index_in(self, indices: u64) -> usize {
         (indices >> (4 * (self.0 % STATES))) as usize % Timeouts::LEN
+    }
+
+    /// The timeout where the backend's answers are not seen: from the client's FIN on nothing tells whether the other side is done,
+    /// too. Both are then given the time that an opening connection has, as nf_conntrack gives about as much.
+    #[must_use]
+    pub const fn timeout_unanswered(self, protocol: u8) -> Timeout {
+        match self.timeout(protocol) {
+            Timeout::TcpClosing => Timeout::TcpOpening,
+            timeout => timeout,
+        }
     }
 
     /// The state's name as tables show it.
@@ -207,10 +233,12 @@ impl FlowState {
 const STATES: u8 = 16;
 
 /// The index of the timeout of each state of `protocol`, four bits each.
-const fn timeout_indices(protocol: Protocol) -> u64 {
+const fn timeout_indices(protocol: Protocol, unanswered: bool) -> u64 {
     let (mut indices, mut state) = (0, 0);
     while state < STATES {
-        indices |= (FlowState(state).timeout(protocol as u8) as u64) << (4 * state);
+        let (flow, protocol) = (FlowState(state), protocol as u8);
+        let timeout = if unanswered { flow.timeout_unanswered(protocol) } else { flow.timeout(protocol) };
+        indices |= (timeout as u64) << (4 * state);
         state += 1;
     }
     indices
@@ -303,6 +331,52 @@ impl<A: Copy> Flow<A> {
         self.src == key.dst && self.dst == key.src && self.src_port == key.dst_port && self.dst_port == key.src_port
     }
 
+    /// Whether this entry, found under [`Flow::peers`], belongs to the same flow as `other`, whose key is `key`.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_peer_of(&self, other: &Self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        let replies = self.direction == Direction::Reply as u8;
+        self.answers(key) || (replies && other.keeps_destination(key) && self.returns_to(key))
+    }
+
+    /// Whether packets with `key` keep their destination: another node has chosen the backend (direct server return).
+    #[must_use]
+    #[inline(always)]
+    pub fn keeps_destination(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.dst == key.dst && self.dst_port == key.dst_port
+    }
+
+    /// Whether this entry sends answers to whoever sends packets with `key`, from wherever.
+    #[must_use]
+    #[inline(always)]
+    pub fn returns_to(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.dst == key.src && self.dst_port == key.src_port
+    }
+
+    /// The keys that the flow's other entry may have: the reverse of what packets with `key` become, or, for answers that are
+    /// given the address of a frontend on another node, the request's, which came with the backend's address already.
+    #[must_use]
+    #[inline(always)]
+    pub const fn peers(&self, key: &FlowKey<A>) -> [FlowKey<A>; 2] {
+        [self.translated(key.protocol).reversed(), self.announced_request(key)]
+    }
+
+    /// The second of [`Flow::peers`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn announced_request(&self, key: &FlowKey<A>) -> FlowKey<A> {
+        FlowKey::new(self.dst, key.src, self.dst_port, key.src_port, key.protocol)
+    }
+
     /// The tuple a packet has after the rewrite.
     #[inline(always)]
     pub const fn translated(&self, protocol: u8) -> FlowKey<A> {
@@ -350,6 +424,8 @@ mod tests {
         for (state, protocol) in (0..STATES).flat_map(|state| [6, 17, 132].map(|protocol| (FlowState(state), protocol)))
         {
             assert_eq!(state.timeout_index(protocol), state.timeout(protocol) as usize, "{state:?} of {protocol}");
+            let unanswered = state.timeout_unanswered(protocol) as usize;
+            assert_eq!(state.timeout_index_unanswered(protocol), unanswered, "{state:?} of {protocol}");
         }
     }
 
@@ -378,6 +454,15 @@ mod tests {
         assert!(TcpFlags::SYN.opens());
         assert!(!TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0).opens());
         assert!(!TcpFlags::ACK.opens());
+    }
+
+    #[test]
+    fn half_closed_connections_whose_answers_are_not_seen_end_sooner() {
+        let closing = FlowState(FlowState::REPLIED.0 | FlowState::ORIGINAL_FIN.0);
+        assert_eq!(closing.timeout(6), Timeout::TcpClosing);
+        assert_eq!(closing.timeout_unanswered(6), Timeout::TcpOpening);
+        assert_eq!(FlowState::REPLIED.timeout_unanswered(6), Timeout::TcpEstablished);
+        assert_eq!(FlowState::REPLIED.timeout_unanswered(17), Timeout::DatagramStream);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 pub mod addr;
 pub mod affinity;
+pub mod announcement;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
@@ -26,6 +27,7 @@ pub mod way;
 
 pub use addr::{Addr, BePort, Family, V4, V6};
 pub use affinity::{Affinity, AffinityKey};
+pub use announcement::Announcement;
 pub use clock::Ticks;
 pub use config::NodeConfig;
 pub use conntrack::{Direction, Flow, FlowKey, FlowState, Next, Side};

@@ -25,6 +25,12 @@ pub fn timeout(state: FlowState, protocol: u8) -> u32 {
     read(&raw const NODE_CONFIG.timeouts.0[state.timeout_index(protocol)])
 }
 
+/// The same of a flow whose answers are not seen.
+#[inline(always)]
+pub fn timeout_unanswered(state: FlowState, protocol: u8) -> u32 {
+    read(&raw const NODE_CONFIG.timeouts.0[state.timeout_index_unanswered(protocol)])
+}
+
 /// A random source port of the SNAT range.
 #[inline(always)]
 pub fn snat_port(random: u32) -> BePort {

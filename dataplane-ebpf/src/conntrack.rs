@@ -11,7 +11,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    clock, config,
+    clock, config, direct,
     family::{Datapath, Headers},
     maps::{Table as _, Writable as _},
     packet::opaque,
@@ -31,9 +31,29 @@ pub struct Opening {
     pub original: (Side, Next),
     /// The same for replies.
     pub reply: (Side, Next),
-    /// The source port is chosen here, because the source address is shared with others.
+    /// The source port is chosen here, because the source address is shared with others. Not of a flow that is answered directly:
+    /// it keeps its source unless that is taken.
     pub allocate_port: bool,
 }
+
+/// A flow that another node has begun, and whose answers get their frontend here.
+pub struct Adoption<A> {
+    /// The frontend's address.
+    pub addr: A,
+    /// The frontend's port.
+    pub port: BePort,
+    /// Id of the service port.
+    pub service: u32,
+    /// What the backend sees as the source's address; the port stays.
+    pub src: A,
+    /// Where requests go.
+    pub next: Next,
+    /// Where answers are translated and go.
+    pub reply: (Side, Next),
+}
+
+/// Id and generation of the backend of such a flow: none of this node's choice, and so none that is taken back here.
+const NO_BACKEND: (u32, u32) = (0, 0);
 
 /// The entry of packets with the tuple `key`.
 ///
@@ -50,8 +70,16 @@ pub fn find<F: Datapath>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::
 #[inline(always)]
 pub fn account<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>, len: u32, now: Ticks) {
     let seen = flow.state;
-    let state = seen.after(Direction::of(flow.direction), headers.tcp);
-    let deadline = now.0 + config::timeout(state, headers.key.protocol);
+    let direction = Direction::of(flow.direction);
+    let mut state = seen.after(direction, headers.tcp);
+    if direct::is_direct::<F>(flow.next) && direction == Direction::Original {
+        // Answers do not pass here. An acknowledgement tells of one, and whoever sends more datagrams is likely to have one, too.
+        let more = headers.key.protocol == Protocol::Udp as u8 && flow.packets > 0;
+        if headers.tcp.continues() || more {
+            state = FlowState(state.0 | FlowState::REPLIED.0);
+        }
+    }
+    let deadline = now.0 + timeout::<F>(flow, state, headers.key.protocol);
     if flow.deadline != deadline {
         flow.deadline = deadline;
     }
@@ -59,6 +87,16 @@ pub fn account<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>
     flow.bytes += u64::from(len);
     if state != seen {
         share_state::<F>(headers, flow, state, now);
+    }
+}
+
+/// The ticks after which a direction of `flow` in `state` has been silent for too long.
+#[inline(always)]
+fn timeout<F: Datapath>(flow: &Flow<F::Addr>, state: FlowState, protocol: u8) -> u32 {
+    if direct::is_direct::<F>(flow.next) {
+        config::timeout_unanswered(state, protocol)
+    } else {
+        config::timeout(state, protocol)
     }
 }
 
@@ -145,9 +183,20 @@ pub fn peer<F: Datapath>(flow: &Flow<F::Addr>, key: &FlowKey<F::Addr>) -> Option
     answer.dst = flow.src.by_words();
     answer.src_port = flow.dst_port;
     answer.dst_port = flow.src_port;
-    let peer = F::conntrack().find(&answer)?;
-    // SAFETY: words are read from an entry that the map keeps readable.
-    unsafe { (*peer).answers(key) }.then_some(peer)
+    if !direct::is_on::<F>() {
+        let peer = F::conntrack().find(&answer)?;
+        // SAFETY: words are read from an entry that the map keeps readable.
+        return unsafe { (*peer).answers(key) }.then_some(peer);
+    }
+    if let Some(peer) = F::conntrack().find(&answer)
+        // SAFETY: as above.
+        && unsafe { (*peer).is_peer_of(flow, key) }
+    {
+        return Some(peer);
+    }
+    let peer = F::conntrack().find(&flow.announced_request(key))?;
+    // SAFETY: as above.
+    unsafe { (*peer).is_peer_of(flow, key) }.then_some(peer)
 }
 
 /// Tells both of the flow's entries of a new state: only a handful of packets of a connection change it.
@@ -161,7 +210,7 @@ fn share_state<F: Datapath>(headers: &Headers<F::Addr>, flow: &mut Flow<F::Addr>
         // SAFETY: single words of an entry that the map keeps writable.
         let peer = unsafe { &mut *peer };
         add_state(peer, state);
-        peer.deadline = now.0 + config::timeout(state, headers.key.protocol);
+        peer.deadline = now.0 + timeout::<F>(peer, state, headers.key.protocol);
     }
 }
 
@@ -176,11 +225,12 @@ fn add_state<A: Addr>(flow: &mut Flow<A>, state: FlowState) {
     unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack)) };
 }
 
-/// Writes both entries of a new flow from `key` to `to`; chooses `to`'s source port where it must.
+/// Writes both entries of a new flow from `key` to `to`; chooses `to`'s source port where it must. Returns the [`Next`] of its
+/// packets.
 ///
 /// The reply entry comes first and only where none is: it reserves the tuple that the backend will answer.
 #[inline(always)]
-pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, opening: &Opening) -> Step<()> {
+pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, opening: &Opening) -> Step<u8> {
     let now = clock::now();
     let key = &headers.key;
     let state = FlowState::default();
@@ -201,7 +251,16 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
         next: opening.reply.1 as u8,
         state,
     };
-    reserve::<F>(to, &flow, opening.allocate_port, now)?;
+    let mut next = opening.original.1 as u8;
+    let direct = direct::is_direct::<F>(next);
+    if !direct || !reserve_direct::<F>(key, to, &flow, now)? {
+        if direct {
+            // Another source port would not be the client's to the backend's node, which answers in its place.
+            next = Next::Route as u8;
+            flow.next = next;
+        }
+        reserve::<F>(to, &flow, opening.allocate_port, now)?;
+    }
     flow.src = to.src;
     flow.dst = to.dst;
     // Not joined with the address before them, which would make a misaligned word of the stack.
@@ -210,8 +269,49 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     flow.dst_port = BePort((ports >> 16) as u16);
     flow.direction = Direction::Original as u8;
     flow.side = opening.original.0 as u8;
-    flow.next = opening.original.1 as u8;
-    F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
+    flow.next = next;
+    F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
+    Ok(next)
+}
+
+/// Writes both entries of a flow that another node has begun with requests of `key`, whatever flow had them before.
+#[inline(always)]
+pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) -> Step<()> {
+    let state = FlowState::default();
+    // Known zeroes would be joined: to a misaligned word of the stack, or for a call that clears them.
+    let (backend, generation) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1));
+    let mut flow = Flow {
+        packets: u64::from(opaque(0)),
+        bytes: u64::from(opaque(0)),
+        way: Way::UNKNOWN,
+        src: adoption.addr,
+        dst: key.src,
+        src_port: adoption.port,
+        dst_port: key.src_port,
+        backend,
+        generation,
+        service: adoption.service,
+        deadline: clock::now().0 + config::timeout(state, key.protocol),
+        direction: Direction::Reply as u8,
+        side: adoption.reply.0 as u8,
+        next: adoption.reply.1 as u8,
+        state,
+    };
+    let put = |key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>| {
+        F::conntrack().put(key, flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
+    };
+    let answer = FlowKey::new(key.dst, adoption.src, key.dst_port, key.src_port, key.protocol);
+    put(&answer, &flow)?;
+    flow.src = adoption.src;
+    flow.dst = key.dst;
+    // As in `open`.
+    let ports = opaque(u32::from(key.src_port.0) | u32::from(key.dst_port.0) << 16);
+    flow.src_port = BePort(ports as u16);
+    flow.dst_port = BePort((ports >> 16) as u16);
+    flow.direction = Direction::Original as u8;
+    flow.side = Side::Ingress as u8;
+    flow.next = adoption.next as u8;
+    put(key, &flow)
 }
 
 /// The same key, of which the compiler no longer knows that it may lie at a multiple of 16: LLVM 22 fails on a copy between two
@@ -223,6 +323,25 @@ pub fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
     unsafe { asm!("{0} = {0}", inout(reg) place, options(nomem, nostack, preserves_flags)) };
     // SAFETY: it is the same reference.
     unsafe { &*place }
+}
+
+/// Inserts the reply entry `reply` of a flow from `key` to `to` whose source stays. False when another flow has its tuple.
+#[inline(always)]
+fn reserve_direct<F: Datapath>(
+    key: &FlowKey<F::Addr>,
+    to: &mut FlowKey<F::Addr>,
+    reply: &Flow<F::Addr>,
+    now: Ticks,
+) -> Step<bool> {
+    let answer = FlowKey::new(to.dst, key.src, to.dst_port, key.src_port, key.protocol);
+    if F::conntrack().put(&answer, reply, u64::from(BPF_NOEXIST)).is_err() {
+        if is_taken::<F>(&answer, reply, now) {
+            return Ok(false);
+        }
+        F::conntrack().put(&answer, reply, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
+    }
+    to.src = key.src;
+    Ok(true)
 }
 
 /// Inserts the reply entry `reply`, trying other source ports for `to` while its tuple belongs to another flow.

@@ -123,6 +123,33 @@ pub trait Datapath: Family {
         Self::plain_network(packet, offset)
     }
 
+    /// Bytes that tell a backend's node of the frontend, with direct server return; zero for a family that has none.
+    const ANNOUNCEMENT_LEN: usize = 0;
+
+    /// Whether the network header is as long as one that tells of a frontend.
+    #[inline(always)]
+    fn may_be_announced(_packet: &impl Frame) -> bool {
+        false
+    }
+
+    /// The frontend that the packet tells of.
+    #[inline(always)]
+    fn announced(_packet: &impl Frame) -> Option<(Self::Addr, BePort)> {
+        None
+    }
+
+    /// Makes the packet, whose network header is the plain one, tell of the frontend at `addr` and `port`.
+    #[inline(always)]
+    fn announce(_packet: &mut Packet<'_>, _addr: &Self::Addr, _port: BePort) -> Step<()> {
+        Ok(())
+    }
+
+    /// Takes what [`Datapath::announced`] reads out of the packet again.
+    #[inline(always)]
+    fn withdraw(_packet: &mut Packet<'_>) -> Step<()> {
+        Ok(())
+    }
+
     /// Whether an ICMP message of this type is an error that may be about a flow.
     fn is_icmp_error(kind: u8) -> bool;
 

@@ -162,6 +162,10 @@ pub fn receive<F: Datapath>(packet: &mut Packet<'_>, to: &mut FlowKey<F::Addr>) 
         // The interface's own address is only told with its neighbour's; loose filtering lets the packet in as it is.
         return Ok(Verdict::Pass);
     }
+    if hop.interface == packet.interface() {
+        // It has come in there, or has been brought there by this program on another interface.
+        return Ok(Verdict::Pass);
+    }
     packet.set_ethernet_addresses(swapped_halves(hop.ethernet_addresses))?;
     Ok(Verdict::Receive(hop.interface))
 }

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{FlowKey, Frontend, Next, Side, map::local_addr};
 
 use crate::{
-    family::Datapath,
+    direct,
+    family::{Datapath, Headers},
     forward,
     packet::{self, Frame, Packet},
     pipeline::{Arrangement, masquerade},
@@ -24,6 +25,8 @@ pub trait Hook {
     const FROM_PODS: bool = false;
     /// Whether packets may leave for their next hop from here, without the stack between.
     const BYPASSES: bool = false;
+    /// Whether requests come from and go to other nodes here, whose backends may answer directly.
+    const BETWEEN_NODES: bool = false;
     /// Whether flows begin here.
     const BEGINS_FLOWS: bool = true;
 
@@ -36,6 +39,7 @@ pub trait Hook {
     /// Completes the tuple `to`, whose destination is the backend, and says where both directions are translated.
     fn arrange<F: Datapath>(
         packet: &impl Frame,
+        headers: &Headers<F::Addr>,
         frontend: &Frontend,
         selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
@@ -61,13 +65,14 @@ impl Hook for FromPod {
     #[inline(always)]
     fn arrange<F: Datapath>(
         packet: &impl Frame,
+        _headers: &Headers<F::Addr>,
         frontend: &Frontend,
         selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
     ) -> Step<Arrangement> {
         if to.src != to.dst {
             if service::is_masqueraded::<F>(frontend, Self::CLIENT, &to.src) {
-                return masquerade::<F>(packet, selected, to);
+                return masquerade::<F>(packet, selected, to, false);
             }
             return Ok(Arrangement::THROUGH_STACK);
         }
@@ -89,6 +94,7 @@ impl Hook for ToPod {
     #[inline(always)]
     fn arrange<F: Datapath>(
         _packet: &impl Frame,
+        _headers: &Headers<F::Addr>,
         _frontend: &Frontend,
         _selected: &Selected<F::Addr>,
         _to: &mut FlowKey<F::Addr>,
@@ -105,20 +111,25 @@ impl Hook for FromUplink {
     const CLIENT: Client = Client::Outside;
     const NODE_PORT_ON: u32 = local_addr::NODE_PORT;
     const BYPASSES: bool = true;
+    const BETWEEN_NODES: bool = true;
 
     #[inline(always)]
     fn arrange<F: Datapath>(
         packet: &impl Frame,
+        headers: &Headers<F::Addr>,
         frontend: &Frontend,
         selected: &Selected<F::Addr>,
         to: &mut FlowKey<F::Addr>,
     ) -> Step<Arrangement> {
-        if selected.backend.is_local() && !service::is_masqueraded::<F>(frontend, Self::CLIENT, &to.src) {
+        let masqueraded = service::is_masqueraded::<F>(frontend, Self::CLIENT, &to.src);
+        if selected.backend.is_local() && !masqueraded {
             // The client keeps its address: replies of a local backend leave through this node in any case.
             return Ok(Arrangement::THROUGH_STACK);
         }
-        // Replies of a remote backend come back here only if this node sent the request.
-        masquerade::<F>(packet, selected, to)
+        // A pod drops what has its own address as a source.
+        let direct = direct::is_on::<F>() && !masqueraded && to.src != to.dst && direct::can_tell::<F>(packet, headers);
+        // Otherwise replies of a remote backend come back here only if this node sent the request.
+        masquerade::<F>(packet, selected, to, direct)
     }
 }
 
@@ -140,6 +151,7 @@ impl Hook for ToUplink {
     #[inline(always)]
     fn arrange<F: Datapath>(
         _packet: &impl Frame,
+        _headers: &Headers<F::Addr>,
         _frontend: &Frontend,
         _selected: &Selected<F::Addr>,
         _to: &mut FlowKey<F::Addr>,

@@ -10,6 +10,7 @@ mod checksum;
 mod clock;
 mod config;
 mod conntrack;
+mod direct;
 mod family;
 mod forward;
 mod fragments;

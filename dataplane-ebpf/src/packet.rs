@@ -3,7 +3,7 @@
 use core::{ffi::c_void, marker::PhantomData, mem::offset_of};
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{__sk_buff, BPF_F_ADJ_ROOM_NO_CSUM_RESET},
     helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data},
     programs::TcContext,
 };
@@ -212,6 +212,18 @@ impl Packet<'_> {
         // SAFETY: the helper checks the length.
         let result = unsafe { bpf_skb_change_tail(self.raw(), len as u32, 0) };
         if result == 0 { Ok(()) } else { Err(DropReason::RejectFailed) }
+    }
+
+    /// Inserts `len` zero bytes behind the plain network header, or removes as many where it is negative. A packet that will be cut
+    /// into segments is refused unless it is of TCP.
+    #[inline(always)]
+    pub fn resize_network_header(&mut self, len: i32) -> Step<()> {
+        const BPF_ADJ_ROOM_NET: u32 = 0;
+        // The transport checksum that a device has verified stays so.
+        // SAFETY: the helper checks the length.
+        let result =
+            unsafe { bpf_skb_adjust_room(self.raw(), len, BPF_ADJ_ROOM_NET, u64::from(BPF_F_ADJ_ROOM_NO_CSUM_RESET)) };
+        if result == 0 { Ok(()) } else { Err(DropReason::Rewrite) }
     }
 
     /// Inserts `len` bytes between the Ethernet header and the network header.

@@ -7,11 +7,14 @@
 //! 512 bytes of a BPF stack, and only the first one is on the path of an established flow.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, map::ANY_INTERFACE};
+use dataplane_common::{
+    Direction, DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, map::ANY_INTERFACE,
+};
 
 use crate::{
     answer, clock, config,
     conntrack::{self, Opening},
+    direct,
     family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote},
     forward::{self, Hop, Reach},
     fragments,
@@ -28,6 +31,10 @@ use crate::{
 #[inline(always)]
 pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS);
+    let direct = H::BETWEEN_NODES && direct::is_on::<F>();
+    if direct && direct::may_tell::<F>(skb) && direct::listen::<F>(skb) == Outcome::DROP {
+        return Outcome::DROP.into_tc();
+    }
     let mut outcome = known_flow::<H, F, false>(skb, false);
     if outcome == Outcome::UNKNOWN_CONNECTION {
         // Most segments open no connection: where others went between the same addresses, no frontend has to be looked for.
@@ -36,9 +43,14 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     if outcome == Outcome::UNKNOWN_FLOW {
         outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { new_flow::<H, F>(skb) } else { Outcome::PASS };
     }
+    let tells = direct && outcome == Outcome::TELLING;
+    if tells {
+        outcome = direct::tell::<F>(skb);
+    }
     // Each stage is called from one place: the verifier walks it once per call.
     if outcome == Outcome::BEGUN || outcome == Outcome::STALE_WAY {
-        let confirm = bypasses && way::refresh::<F>(skb);
+        // What tells is routed from here in any case.
+        let confirm = bypasses && !tells && way::refresh::<F>(skb);
         outcome = known_flow::<H, F, true>(skb, confirm);
     } else if outcome == Outcome::REFUSED {
         outcome = refusal::<H, F>(skb);
@@ -95,6 +107,8 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     to.dst_port = flow.dst_port;
     // Where no flow begins, none leaves the way through the stack.
     let next = if H::BEGINS_FLOWS { flow.next } else { Next::Stack as u8 };
+    // Requests that another node has sent here, rather than answers to this node's own sockets.
+    let is_adopted = H::BETWEEN_NODES && direct::is_on::<F>() && flow.direction == Direction::Original as u8;
     let current = way::is_current(&flow.way, packet.interface(), now);
     if bypasses {
         if !current && !fresh {
@@ -118,7 +132,13 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
         if !here {
             return Ok(Outcome::PASS);
         }
-    } else if next == Next::Route as u8 {
+    } else if next == Next::Route as u8 || direct::is_direct::<F>(next) {
+        if H::BETWEEN_NODES && !fresh && direct::is_direct::<F>(next) {
+            // Its entry has not been touched yet, so the packet is counted once.
+            if flow.direction == Direction::Original as u8 && direct::can_tell::<F>(packet, &headers) {
+                return Ok(Outcome::TELLING);
+            }
+        }
         let mut hop = Hop::remembered(&flow.way);
         if !current {
             hop = forward::resolve::<F>(packet, packet.interface(), &to)?;
@@ -134,7 +154,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     nat::rewrite::<F>(packet, &headers, &to)?;
     let verdict = if next == Next::Bounce as u8 {
         forward::bounce(packet)
-    } else if H::FROM_PODS && next == Next::Receive as u8 {
+    } else if next == Next::Receive as u8 && (H::FROM_PODS || is_adopted) {
         forward::receive::<F>(packet, &mut to)
     } else {
         Ok(Verdict::Pass)
@@ -148,9 +168,10 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
     match begin::<H, F>(&mut packet) {
-        Ok(true) => Outcome::BEGUN,
-        Ok(false) if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) => Outcome::UNTRANSLATED,
-        Ok(false) => Outcome::PASS,
+        Ok(Some(next)) if H::BETWEEN_NODES && direct::is_direct::<F>(next) => Outcome::TELLING,
+        Ok(Some(_)) => Outcome::BEGUN,
+        Ok(None) if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) => Outcome::UNTRANSLATED,
+        Ok(None) => Outcome::PASS,
         Err(reason) if reason.is_answered() => {
             count_drop(reason);
             Outcome::REFUSED
@@ -160,30 +181,29 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
 }
 
 #[inline(always)]
-fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
-    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(false) };
+fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Option<u8>> {
+    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(None) };
     if !fragments::follow::<F>(&mut headers)? {
-        return Ok(false);
+        return Ok(None);
     }
     let key = &headers.key;
     let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, H::NODE_PORT_ON)? else {
-        return Ok(false);
+        return Ok(None);
     };
     if headers.part == Part::Later {
         // Its datagram's first fragment would have begun the flow.
         return Err(DropReason::UnknownFragment);
     }
-    open_flow::<H, F>(packet, &headers, frontend)?;
-    Ok(true)
+    open_flow::<H, F>(packet, &headers, frontend).map(Some)
 }
 
-/// Begins a flow of the packet to `frontend`: chooses its backend and writes both entries.
+/// Begins a flow of the packet to `frontend`: chooses its backend and writes both entries. Returns the [`Next`] of its packets.
 #[inline(always)]
 pub fn open_flow<H: Hook, F: Datapath>(
     packet: &impl Frame,
     headers: &Headers<F::Addr>,
     frontend: &Frontend,
-) -> Step<(Side, Next)> {
+) -> Step<u8> {
     let key = &headers.key;
     let selected = service::select::<F>(frontend, H::CLIENT, &key.src)?;
     let mut to = headers.key;
@@ -192,7 +212,8 @@ pub fn open_flow<H: Hook, F: Datapath>(
     if key.protocol == Protocol::Sctp as u8 && to.dst_port != key.dst_port {
         return Err(DropReason::SctpPort);
     }
-    let Arrangement { original, reply, allocate_port } = H::arrange::<F>(packet, frontend, &selected, &mut to)?;
+    let Arrangement { original, reply, allocate_port } =
+        H::arrange::<F>(packet, headers, frontend, &selected, &mut to)?;
     let opening = Opening {
         backend: selected.id,
         generation: selected.backend.generation,
@@ -201,8 +222,7 @@ pub fn open_flow<H: Hook, F: Datapath>(
         reply,
         allocate_port,
     };
-    conntrack::open::<F>(headers, &mut to, &opening)?;
-    Ok(original)
+    conntrack::open::<F>(headers, &mut to, &opening)
 }
 
 /// Answers a packet that no backend can take.
@@ -244,7 +264,7 @@ fn translate_error<H: Hook, F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<
     let Some(next) = conntrack::track_error::<F>(&quote.key, H::SIDE, &mut to) else { return Ok(Verdict::Pass) };
     // Where no flow begins, none leaves the way through the stack.
     let next = if H::BEGINS_FLOWS { next } else { Next::Stack as u8 };
-    if next != Next::Route as u8 {
+    if next != Next::Route as u8 && !direct::is_direct::<F>(next) {
         nat::rewrite_error::<F>(packet, quote, &to)?;
         if next == Next::Bounce as u8 {
             return forward::bounce(packet);
@@ -321,7 +341,8 @@ impl Arrangement {
     }
 }
 
-/// Gives the tuple `to` a source address of this node: that of the interface it leaves through.
+/// Gives the tuple `to` a source address of this node: that of the interface it leaves through. With `direct` that is for the case
+/// that the client's own cannot be kept.
 ///
 /// Both directions then go around the stack, which takes a packet with one of its own addresses as the source for a martian.
 #[inline(always)]
@@ -329,10 +350,11 @@ pub fn masquerade<F: Datapath>(
     packet: &impl Frame,
     selected: &Selected<F::Addr>,
     to: &mut FlowKey<F::Addr>,
+    direct: bool,
 ) -> Step<Arrangement> {
-    // Its size does not matter yet: `route` asks again and answers the sender.
-    let interface = match forward::resolve::<F>(packet, packet.interface(), to) {
-        Ok(hop) => hop.interface,
+    // What is too large is answered by `route`, which asks again.
+    let (interface, mtu) = match forward::resolve::<F>(packet, packet.interface(), to) {
+        Ok(hop) => (hop.interface, hop.mtu),
         // A process of this node, to which nothing is routed. It answers through this node in any case.
         Err(_) if selected.backend.is_local() => return Ok(Arrangement::THROUGH_STACK),
         Err(reason) => return Err(reason),
@@ -341,6 +363,7 @@ pub fn masquerade<F: Datapath>(
     let addr = addr.ok_or(DropReason::NoSnatAddress)?;
     // SAFETY: without preallocation an element is freed after a grace period, so it stays whole while it is copied.
     to.src = unsafe { *addr };
-    let through = (Side::Ingress, Next::Route);
+    let direct = direct && direct::fits::<F>(packet, mtu);
+    let through = (Side::Ingress, if direct { Next::Direct } else { Next::Route });
     Ok(Arrangement { original: through, reply: through, allocate_port: true })
 }

@@ -82,6 +82,18 @@ pub fn place<F: Datapath>(addr: &F::Addr, port: BePort, protocol: u8, node_port_
     lookup::<F>(&key).map_or(Place::Node, Place::Frontend)
 }
 
+/// The frontend at an address and port of any node: what another node tells of.
+#[inline(always)]
+pub fn known<F: Datapath>(addr: &F::Addr, port: BePort, protocol: u8) -> Option<&'static Frontend> {
+    let mut key = FrontendKey { addr: *addr, port, protocol, scope: Scope::Address as u8 };
+    if let Some(frontend) = lookup::<F>(&key) {
+        return Some(frontend);
+    }
+    key.addr = F::Addr::ZERO;
+    key.scope = Scope::NodePort as u8;
+    lookup::<F>(&key)
+}
+
 /// Whether `addr` is the cluster IP of an active service.
 #[inline(always)]
 pub fn owns_address<F: Datapath>(addr: &F::Addr) -> bool {

@@ -75,6 +75,8 @@ impl Outcome {
     pub const STALE_WAY: Self = Self(0x104);
     /// It is part of no flow that could be translated.
     pub const NO_FLOW: Self = Self(0x107);
+    /// It is part of a flow that another node answers, which is to be told of the frontend.
+    pub const TELLING: Self = Self(0x108);
     /// It is for no frontend.
     pub const UNTRANSLATED: Self = Self(0x105);
     /// It is an ICMP message, maybe an error about a flow.

@@ -12,7 +12,7 @@ use dataplane_common::{Direction, Exit, Flow, FlowKey, Next, Protocol, Side, Tic
 
 use self::frame::XdpFrame;
 use crate::{
-    clock, conntrack,
+    clock, conntrack, direct,
     family::{self, Datapath, Headers},
     forward::{self, Reach},
     hook::{FromUplink, Hook},
@@ -67,7 +67,10 @@ fn known_flow<F: Datapath, const GENERIC: bool, const FRESH: bool>(ctx: *mut xdp
     let mut packet = unsafe { XdpFrame::new(ctx) };
     let Some(headers) = family::parse_plain::<F>(&packet) else { return PASS };
     let Some(flow) = conntrack::find::<F>(&headers.key) else { return unknown(&headers) };
-    if flow.side != Side::Ingress as u8 || flow.next != Next::Route as u8 || headers.hop_limit <= 1 {
+    // What is to tell of its frontend grows on its way: that is for `from_uplink`.
+    let leaves = flow.next == Next::Route as u8
+        || direct::is_direct::<F>(flow.next) && !direct::can_tell::<F>(&packet, &headers);
+    if flow.side != Side::Ingress as u8 || !leaves || headers.hop_limit <= 1 {
         return PASS;
     }
     if GENERIC && has_data::<F>(&packet, &headers) {
@@ -176,6 +179,6 @@ fn begin<F: Datapath>(packet: &XdpFrame<'_>) -> Option<()> {
     else {
         return None;
     };
-    let (_side, next) = pipeline::open_flow::<FromUplink, F>(packet, &headers, frontend).ok()?;
-    (next as u8 == Next::Route as u8).then_some(())
+    let next = pipeline::open_flow::<FromUplink, F>(packet, &headers, frontend).ok()?;
+    (next == Next::Route as u8).then_some(())
 }

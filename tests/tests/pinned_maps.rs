@@ -1,5 +1,7 @@
 //! The agent's view of pinned maps, on the kernel's own: what is written is read back, and foreign layouts are refused.
 
+#[path = "pinned_maps/adopted.rs"]
+mod adopted;
 #[path = "pinned_maps/reuse.rs"]
 mod reuse;
 #[path = "pinned_maps/sockets.rs"]

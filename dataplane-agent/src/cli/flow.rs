@@ -91,6 +91,7 @@ impl FlowEntry {
                 1 => Next::Route,
                 2 => Next::Bounce,
                 3 => Next::Receive,
+                4 => Next::Direct,
                 _ => Next::Stack,
             },
             state: value.state,
@@ -100,6 +101,11 @@ impl FlowEntry {
     /// The key of the flow's other direction.
     pub const fn other(&self) -> Tuple {
         self.translated.reversed()
+    }
+
+    /// The same of answers to a request that came with the backend's address, because another node has chosen that.
+    pub const fn announced_request(&self) -> Tuple {
+        Tuple { protocol: self.key.protocol, src: self.translated.dst, dst: self.key.src }
     }
 
     /// The state's name.
@@ -128,6 +134,21 @@ pub struct JoinedFlow<'a> {
     pub reply: Option<&'a FlowEntry>,
 }
 
+impl JoinedFlow<'_> {
+    /// Whether another node has chosen the backend, and this one answers in the frontend's name (direct server return).
+    pub fn is_adopted(&self) -> bool {
+        self.original.key == self.original.translated && self.original.backend == 0
+    }
+
+    /// What the client sends to.
+    pub fn frontend(&self) -> SocketAddr {
+        match self.reply {
+            Some(reply) if self.is_adopted() => reply.translated.src,
+            _ => self.original.key.dst,
+        }
+    }
+}
+
 /// Every conntrack entry that was read, by its key.
 #[derive(Clone, Debug, Default)]
 pub struct Entries(BTreeMap<Tuple, FlowEntry>);
@@ -152,7 +173,10 @@ impl Entries {
 
     /// The entry of the other direction of the flow that `entry` belongs to.
     pub fn other(&self, entry: &FlowEntry) -> Option<&FlowEntry> {
-        self.0.get(&entry.other()).filter(|other| other.direction != entry.direction)
+        [entry.other(), entry.announced_request()]
+            .iter()
+            .filter_map(|key| self.0.get(key))
+            .find(|other| other.direction != entry.direction)
     }
 
     /// Every flow whose original direction is there.
@@ -204,6 +228,19 @@ pub(super) mod tests {
         let entries: Entries = [original, reply].into_iter().collect();
         assert_eq!(entries.flows().collect::<Vec<_>>(), [JoinedFlow { original: &original, reply: Some(&reply) }]);
         assert_eq!(entries.other(&reply), Some(&original));
+    }
+
+    #[test]
+    fn a_flow_that_another_node_began_shows_the_frontend_of_that_node() {
+        let [original, reply] =
+            flow(Protocol::Tcp, ["172.16.0.9:40000", "192.168.0.1:30080", "172.16.0.9:40000", "10.0.1.5:8080"]);
+        let request = FlowEntry { key: original.translated, backend: 0, ..original };
+        let entries: Entries = [request, reply].into_iter().collect();
+        let flows: Vec<_> = entries.flows().collect();
+        assert_eq!(flows, [JoinedFlow { original: &request, reply: Some(&reply) }]);
+        assert!(flows[0].is_adopted());
+        assert_eq!(flows[0].frontend().to_string(), "192.168.0.1:30080");
+        assert_eq!(entries.other(&reply), Some(&request));
     }
 
     #[test]

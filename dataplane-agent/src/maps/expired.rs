@@ -180,13 +180,18 @@ where
             if !is_over && now.0 <= flow.deadline {
                 return Ok(Vec::new());
             }
-            // Under the answers' key there may be another flow by now.
-            let peer = flow.translated(key.protocol).reversed();
-            let other = map.get(&peer)?.filter(|other| other.answers(key));
-            if !is_over && !decision::is_silent(flow.deadline, other.map(|other| other.deadline), now) {
+            // Under the other direction's key there may be another flow by now.
+            let mut found = None;
+            for peer in flow.peers(key) {
+                if found.is_none() {
+                    found =
+                        map.get(&peer)?.filter(|other| other.is_peer_of(flow, key)).map(|other| (peer, other.deadline));
+                }
+            }
+            if !is_over && !decision::is_silent(flow.deadline, found.map(|(_, deadline)| deadline), now) {
                 return Ok(Vec::new());
             }
-            Ok(std::iter::once(*key).chain(other.map(|_| peer)).collect())
+            Ok(std::iter::once(*key).chain(found.map(|(peer, _)| peer)).collect())
         })
     }
 }

@@ -1,7 +1,7 @@
 //! IPv4: header layout, header checksum, ICMP.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use dataplane_common::{Protocol, V4};
+use dataplane_common::{Announcement, BePort, Protocol, V4};
 use network_types::ip::Ipv4Hdr;
 
 use super::{Datapath, Headers, IcmpError, Network, Part};
@@ -22,6 +22,32 @@ const ANSWER_TTL: u8 = 64;
 /// Bits of the flags and offset field (RFC 791).
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Version and length of a header without options.
+const PLAIN: u8 = 0x45;
+/// The same of one that tells of a frontend.
+const ANNOUNCED: u8 = PLAIN + (Announcement::LEN / 4) as u8;
+/// Offset of the options.
+const OPTIONS: usize = ETH_LEN + Ipv4Hdr::LEN;
+
+/// Sets the header's version and length, adds `more` to the packet's, and fixes its checksum: the change of the options adds
+/// `options` to the sum over it.
+#[inline(always)]
+fn resize(packet: &mut Packet<'_>, vihl: u8, more: u16, options: u64) -> Step<()> {
+    let header = packet.at_mut::<Ipv4Hdr>(ETH_LEN)?;
+    let old_start = u16::from_ne_bytes([header.vihl, header.tos]);
+    let old_len = header.tot_len;
+    header.vihl = vihl;
+    header.tot_len = u16::from_be_bytes(old_len).wrapping_add(more).to_be_bytes();
+    let new_start = u16::from_ne_bytes([header.vihl, header.tos]);
+    let difference = u64::from(!old_start)
+        + u64::from(new_start)
+        + u64::from(!u16::from_ne_bytes(old_len))
+        + u64::from(u16::from_ne_bytes(header.tot_len))
+        + options;
+    header.check = checksum::updated(header.check, checksum::fold32(difference));
+    Ok(())
+}
 
 impl Datapath for V4 {
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
@@ -136,6 +162,42 @@ impl Datapath for V4 {
             packet.pull(network.transport as u32 + TCP_LEN);
         }
         Some(network)
+    }
+
+    const ANNOUNCEMENT_LEN: usize = Announcement::LEN;
+
+    #[inline(always)]
+    fn may_be_announced(packet: &impl Frame) -> bool {
+        packet.at::<Ipv4Hdr>(ETH_LEN).is_some_and(|header| header.vihl == ANNOUNCED)
+    }
+
+    #[inline(always)]
+    fn announced(packet: &impl Frame) -> Option<(Addr, BePort)> {
+        if !Self::may_be_announced(packet) {
+            return None;
+        }
+        Announcement(packet.words::<2>(OPTIONS).ok()?).frontend()
+    }
+
+    #[inline(always)]
+    fn announce(packet: &mut Packet<'_>, addr: &Addr, port: BePort) -> Step<()> {
+        packet.resize_network_header(Announcement::LEN as i32)?;
+        packet.pull(OPTIONS as u32 + Announcement::LEN as u32);
+        let option = Announcement::new(*addr, port).0;
+        packet.set_words(OPTIONS, option)?;
+        resize(packet, ANNOUNCED, Announcement::LEN as u16, checksum::sum_words(&option))
+    }
+
+    #[inline(always)]
+    fn withdraw(packet: &mut Packet<'_>) -> Step<()> {
+        let option = packet.words::<2>(OPTIONS)?;
+        // Cleared first, so that the kernel takes nothing from a sum that a device has computed over the whole packet: its header
+        // sums to nothing with the option and without it.
+        packet.set_words(OPTIONS, [0, 0])?;
+        packet.resize_network_header(-(Announcement::LEN as i32))?;
+        packet.pull(OPTIONS as u32);
+        let without = option.map(|word| !word);
+        resize(packet, PLAIN, (Announcement::LEN as u16).wrapping_neg(), checksum::sum_words(&without))
     }
 
     #[inline(always)]

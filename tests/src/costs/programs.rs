@@ -12,8 +12,10 @@ use dataplane_common::{NodeConfig, map};
 
 use super::record::Size;
 
-/// The flag for measurements, on top of others.
-const COUNTED: (&str, u32) = ("count map operations", NodeConfig::COUNT_MAP_OPS);
+/// Flags that are tried without any other and on top of all others: to combine them, too, would take the verifier as long
+/// again for each.
+const MORE: [(&str, u32); 2] =
+    [("count map operations", NodeConfig::COUNT_MAP_OPS), ("direct return", NodeConfig::DIRECT_RETURN)];
 
 /// Every other flag of the configuration; each combination of them is another program to the verifier.
 const FLAGS: [(&str, u32); 5] = [
@@ -34,10 +36,12 @@ const FEW: u32 = 64;
 pub fn measure() -> Result<BTreeMap<String, BTreeMap<String, Size>>> {
     let mut sizes: BTreeMap<String, BTreeMap<String, Size>> = BTreeMap::new();
     let all = (1_u32 << FLAGS.len()) - 1;
-    for (bits, counted) in (0..=all).map(|bits| (bits, false)).chain([(0, true), (all, true)]) {
+    let alone = MORE.iter().flat_map(|flag| [0, all].map(|bits| (bits, vec![flag])));
+    let together = [(all, MORE.iter().collect())];
+    for (bits, more) in (0..=all).map(|bits| (bits, Vec::new())).chain(alone).chain(together) {
         let chosen = || {
             let flags = FLAGS.iter().enumerate().filter(move |(index, _)| bits & 1 << index != 0).map(|(_, flag)| flag);
-            flags.chain(counted.then_some(&COUNTED))
+            flags.chain(more.iter().copied())
         };
         let names: Vec<&str> = chosen().map(|(name, _)| *name).collect();
         let name = if names.is_empty() { "default".to_owned() } else { names.join(" + ") };

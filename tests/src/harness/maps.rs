@@ -148,6 +148,22 @@ impl Harness {
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
+    /// Changes every flow of one family in place.
+    pub fn change_flows<F: Family>(&mut self, change: impl Fn(&mut Flow<F::Addr>)) -> Result<()>
+    where
+        FlowKey<F::Addr>: Pod,
+        Flow<F::Addr>: Pod,
+    {
+        let entries = self.flows::<F>()?;
+        let name = map_name::<F>("conntrack");
+        let mut map = HashMap::try_from(self.ebpf.map_mut(&name).context(name)?)?;
+        for (key, mut flow) in entries {
+            change(&mut flow);
+            map.insert(key, flow, 0)?;
+        }
+        Ok(())
+    }
+
     /// Number of flow entries of both families.
     pub fn flow_count(&self) -> Result<usize> {
         Ok(self.flows::<V4>()?.len() + self.flows::<V6>()?.len())

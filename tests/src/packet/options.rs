@@ -22,6 +22,22 @@ pub fn with_options(frame: &[u8], units: u8) -> Result<Vec<u8>> {
     with_extension(frame, ip_number::IPV6_DEST_OPTIONS.0, units)
 }
 
+/// The IPv4 frame with `options` in place of those that it has.
+pub fn with_ipv4_options(frame: &[u8], options: &[u8]) -> Result<Vec<u8>> {
+    let (ethernet, packet) = frame.split_at(ETHERNET);
+    let (mut header, payload) = Ipv4Header::from_slice(packet)?;
+    header.options = options.try_into()?;
+    header.set_payload_len(payload.len())?;
+    header.header_checksum = header.calc_header_checksum();
+    Ok([ethernet, &header.to_bytes(), payload].concat())
+}
+
+/// The options of an IPv4 frame.
+pub fn ipv4_options(frame: &[u8]) -> Result<Vec<u8>> {
+    let (header, _) = Ipv4Header::from_slice(frame.get(ETHERNET..).context("no packet")?)?;
+    Ok(header.options.to_vec())
+}
+
 /// The frame with one more IPv6 extension header of type `kind` and `units` times eight bytes, right behind the network
 /// header, filled with one padding option.
 pub fn with_extension(frame: &[u8], kind: u8, units: u8) -> Result<Vec<u8>> {

@@ -59,6 +59,9 @@ pub struct AgentArgs {
     /// Whether packets of pods go to their next hop without the host's stack, netfilter included
     #[arg(long, value_enum, default_value_t)]
     pub host_bypass: HostBypass,
+    /// Who answers requests from outside that go on to a backend on another node, the same on every node
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "option")]
+    pub dsr: DirectReturn,
     /// Names of pods' interfaces, with * and ? [default: every veth whose other end is in another network namespace]
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub pod_interfaces: Vec<Pattern>,
@@ -108,6 +111,17 @@ impl ValueEnum for HostBypass {
             Self::Off => PossibleValue::new("off").help("Never"),
         })
     }
+}
+
+/// Whether backends' nodes answer clients outside directly (direct server return).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DirectReturn {
+    /// No: the node that got the request, which the backend sees in place of the client
+    #[default]
+    Off,
+    /// The backend's node, which an IPv4 option in the request tells of the frontend; the backend sees the client. TCP and UDP over IPv4;
+    /// IPv6 and SCTP stay as with `off`
+    Option,
 }
 
 /// Where objects come from.
@@ -249,6 +263,9 @@ impl AgentArgs {
         if self.host_bypass != HostBypass::Off {
             config.flags |= NodeConfig::HOST_BYPASS;
         }
+        if self.dsr == DirectReturn::Option {
+            config.flags |= NodeConfig::DIRECT_RETURN;
+        }
         let cgroup_root = self.cgroup_root.clone().unwrap_or_else(|| {
             let found = CGROUP_ROOTS.into_iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
             found.unwrap_or(CGROUP_ROOTS[0]).into()
@@ -301,6 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn direct_return_is_off_unless_asked_for() {
+        for (line, expected) in [
+            ("", 0),
+            ("--dsr", NodeConfig::DIRECT_RETURN),
+            ("--dsr=option", NodeConfig::DIRECT_RETURN),
+            ("--dsr=off", 0),
+            ("--dsr --xdp off", NodeConfig::DIRECT_RETURN),
+        ] {
+            let options = datapath(parse(&format!("--node-name n {line}")).unwrap()).unwrap();
+            assert_eq!(options.config.flags & NodeConfig::DIRECT_RETURN, expected, "{line}");
+        }
+    }
+
+    #[test]
     fn wrong_options_are_refused_with_what_is_right() {
         for (line, expected) in [
             ("--snat-ports 1000+16", "between 1024 and 65535"),
@@ -312,6 +343,7 @@ mod tests {
             ("--map-size slots=0", "above zero"),
             ("--source file", "--file-source"),
             ("--uplinks [", "--uplinks"),
+            ("--dsr=ipip", "option"),
         ] {
             let message = parse(line).expect_err(line);
             assert!(message.contains(expected), "{line}: {message}");

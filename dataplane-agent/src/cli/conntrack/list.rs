@@ -76,10 +76,11 @@ impl FlowLine {
             protocol: protocol_name(original.key.protocol),
             family: family_name(original.key.src.ip()),
             client: original.key.src.to_string(),
-            frontend: original.key.dst.to_string(),
+            frontend: flow.frontend().to_string(),
             translated_source: original.translated.src.to_string(),
             backend: original.translated.dst.to_string(),
-            backend_exists: tables.backends.get(&id).is_some_and(|backend| backend.generation == original.generation),
+            backend_exists: flow.is_adopted()
+                || tables.backends.get(&id).is_some_and(|backend| backend.generation == original.generation),
             service: service_name(tables, original.service),
             state: original.state_name(),
             expires_seconds: expires.unwrap_or_default(),
@@ -148,7 +149,7 @@ pub struct EntryLine {
     pub translated_destination: String,
     /// Where they are translated: `ingress` or `egress` of the host's side of an interface.
     pub side: &'static str,
-    /// Where they go: `stack`, `route` or `bounce`.
+    /// Where they go: `stack`, `route`, `bounce`, `receive` or `direct`.
     pub next: &'static str,
     /// `namespace/name:port` of the service port.
     pub service: String,
@@ -191,6 +192,7 @@ impl EntryLine {
                 Next::Route => "route",
                 Next::Bounce => "bounce",
                 Next::Receive => "receive",
+                Next::Direct => "direct",
             },
             service: service_name(tables, entry.service),
             state: entry.state_name(),
