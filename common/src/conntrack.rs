@@ -176,7 +176,7 @@ impl FlowState {
         }
     }
 
-    /// The place of [`Self::timeout`] in [`Timeouts`](crate::config::Timeouts), looked up in a constant: again without a branch
+    /// The place of [`Self::timeout`] in [`Timeouts`], looked up in a constant: again without a branch
     /// per question.
     #[must_use]
     #[inline(always)]
