@@ -1,6 +1,6 @@
 //! Answers in the name of a destination: TCP RST and ICMP errors, made out of the packet they answer.
 
-use dataplane_common::{Protocol, conntrack::TcpFlags};
+use dataplane_common::{Protocol, TcpFlags};
 
 use crate::{
     checksum,

@@ -12,7 +12,7 @@ use crate::{
     packet::{ETH_LEN, Frame, Packet},
     verdict::Step,
 };
-use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, conntrack::TcpFlags};
+use dataplane_common::{Addr, BePort, Family, FlowKey, Protocol, TcpFlags};
 
 /// Which part of a datagram a packet is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ pub mod options;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_common::{Protocol, conntrack::TcpFlags};
+use dataplane_common::{Protocol, TcpFlags};
 use etherparse::{
     IpHeaders, IpNumber, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice, ip_number,
 };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, os::fd::AsRawFd};
 
 use anyhow::{Context, Result};
-use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, map::local_addr};
+use dataplane_common::{FrontendKind, NodeConfig, Protocol, TcpFlags, map::local_addr};
 use dataplane_tests::{
     expect,
     harness::{Action, Harness, Hook, Target},

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags};
+use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, TcpFlags};
 use dataplane_tests::{
     cluster::Cluster,
     expect::{self, eventually},

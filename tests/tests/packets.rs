@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dataplane_common::{
-    Backend, DropReason, Frontend, FrontendKind, NodeConfig, Protocol, SlotRange, addr::Addr as _, conntrack::TcpFlags,
+    Backend, DropReason, Frontend, FrontendKind, NodeConfig, Protocol, SlotRange, TcpFlags, addr::Addr as _,
     map::local_addr,
 };
 use dataplane_tests::{

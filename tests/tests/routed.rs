@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
-use dataplane_common::{DropReason, FrontendKind, Protocol, conntrack::TcpFlags};
+use dataplane_common::{DropReason, FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Action, Harness, Hook, Target},
     packet::{Icmp, IcmpError, Packet, Parsed},

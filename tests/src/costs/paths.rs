@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags};
+use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, TcpFlags};
 
 use super::{empty::Empty, record::PacketCost};
 use crate::{

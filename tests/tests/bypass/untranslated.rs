@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dataplane_agent::cli::read;
-use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags};
+use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, TcpFlags};
 use dataplane_tests::{
     agent::AgentOptions,
     bench::programs::{Program, Side},

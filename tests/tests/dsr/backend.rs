@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, V4, addr::Addr as _, conntrack::TcpFlags};
+use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, TcpFlags, V4, addr::Addr as _};
 use dataplane_tests::{
     harness::{Action, Harness, Hook},
     packet::{Packet, Parsed, fragment, options},

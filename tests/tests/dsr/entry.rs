@@ -1,7 +1,7 @@
 //! The entry node: which packets keep their client and tell of their frontend.
 
 use anyhow::{Context, Result};
-use dataplane_common::{FrontendKind, Next, NodeConfig, Protocol, V4, conntrack::TcpFlags};
+use dataplane_common::{FrontendKind, Next, NodeConfig, Protocol, TcpFlags, V4};
 use dataplane_tests::{
     harness::{Action, Harness, Hook, Target},
     packet::{IcmpError, Packet, Parsed, fragment, options::with_options},

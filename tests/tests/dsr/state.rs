@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use dataplane_common::{Direction, Flow, FrontendKind, Protocol, Ticks, V4, addr::Addr as _, conntrack::TcpFlags};
+use dataplane_common::{Direction, Flow, FrontendKind, Protocol, TcpFlags, Ticks, V4, addr::Addr as _};
 use dataplane_tests::{
     harness::{Harness, Hook, Target},
     packet::Packet,

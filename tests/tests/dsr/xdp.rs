@@ -1,7 +1,7 @@
 //! Direct flows at XDP: what need not tell of its frontend is sent on from there.
 
 use anyhow::Result;
-use dataplane_common::{FrontendKind, Next, NodeConfig, Protocol, V4, conntrack::TcpFlags};
+use dataplane_common::{FrontendKind, Next, NodeConfig, Protocol, TcpFlags, V4};
 use dataplane_tests::{
     harness::{Action, Harness, Hook},
     packet::Packet,

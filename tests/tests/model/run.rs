@@ -8,7 +8,7 @@ use dataplane_agent::{
     model::{Change, Source},
     sync::core::Core,
 };
-use dataplane_common::{Protocol, conntrack::TcpFlags};
+use dataplane_common::{Protocol, TcpFlags};
 use dataplane_tests::{
     harness::Harness,
     packet::Packet,

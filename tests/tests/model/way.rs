@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_common::{DropReason, NodeConfig, Protocol, addr::Addr as _, conntrack::TcpFlags};
+use dataplane_common::{DropReason, NodeConfig, Protocol, TcpFlags, addr::Addr as _};
 use dataplane_tests::{
     harness::{Action, Hook, Outcome},
     packet::{Packet, Parsed},

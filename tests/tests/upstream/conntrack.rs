@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use dataplane_common::conntrack::TcpFlags;
+use dataplane_common::TcpFlags;
 use dataplane_tests::{
     cluster::{ROUTED_GATEWAY, Site},
     expect::{self, eventually},

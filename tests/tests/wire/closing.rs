@@ -1,7 +1,7 @@
 //! TCP connections that both sides close at once.
 
 use anyhow::Result;
-use dataplane_common::{FrontendKind, Protocol, conntrack::TcpFlags};
+use dataplane_common::{FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Hook, Target},
     packet::Packet,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use dataplane_common::{FrontendKind, NodeConfig, Protocol, conntrack::TcpFlags, map::cidr};
+use dataplane_common::{FrontendKind, NodeConfig, Protocol, TcpFlags, map::cidr};
 use dataplane_tests::{
     harness::{Action, Harness, Hook, Target},
     packet::{Icmp, IcmpError, Packet, Parsed, fragment},

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, conntrack::TcpFlags, map::cidr};
+use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, TcpFlags, map::cidr};
 use dataplane_tests::{
     harness::{Action, Hook},
     packet::Packet,

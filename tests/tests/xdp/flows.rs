@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, conntrack::TcpFlags};
+use dataplane_common::{DropReason, Frontend, FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Action, Harness, Hook, Target},
     packet::Packet,

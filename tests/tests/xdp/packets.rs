@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use dataplane_common::{
-    Addr as _, BePort, Family, Flow, FlowKey, FrontendKind, Protocol, Ticks, V4, V6, conntrack::TcpFlags,
-};
+use dataplane_common::{Addr as _, BePort, Family, Flow, FlowKey, FrontendKind, Protocol, TcpFlags, Ticks, V4, V6};
 use dataplane_tests::{
     harness::{Action, Harness, Hook},
     packet::{MACS, Packet},

@@ -1,7 +1,7 @@
 //! What XDP leaves to others, byte for byte.
 
 use anyhow::{Context, Result};
-use dataplane_common::{FrontendKind, Protocol, conntrack::TcpFlags};
+use dataplane_common::{FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Action, Hook},
     packet::{
