@@ -4,6 +4,7 @@
 //! the programs: it shares no code with them, is slow and has no state but the objects. What both say must be the same.
 
 pub mod affinity;
+pub mod edit;
 pub mod objects;
 pub mod random;
 pub mod rules;

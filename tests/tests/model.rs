@@ -1,12 +1,21 @@
 //! Random histories of objects against the reference: whether and where random packets go, through the agent's own planning
 //! and the real programs.
 //!
-//! `SLUICE_MODEL_CASES` sets the number of cases, `SLUICE_MODEL_SEED` repeats a run.
+//! `SLUICE_MODEL_CASES` sets the number of cases, `SLUICE_MODEL_SEED` repeats a run. A history that fails is reported as the few
+//! steps of it that suffice.
 
 #[path = "model/errors.rs"]
 mod errors;
+#[path = "model/failure.rs"]
+mod failure;
+#[path = "model/reduce.rs"]
+mod reduce;
 #[path = "model/run.rs"]
 mod run;
+#[path = "model/step.rs"]
+mod step;
+#[path = "model/story.rs"]
+mod story;
 #[path = "model/tally.rs"]
 mod tally;
 #[path = "model/way.rs"]
@@ -14,7 +23,7 @@ mod way;
 
 use std::{env, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use dataplane_agent::maps::kernel::KernelMaps;
 use dataplane_common::NodeConfig;
 use dataplane_tests::{
@@ -27,7 +36,12 @@ use dataplane_tests::{
 };
 use fastrand::Rng;
 
-use self::{run::Run, tally::Tally};
+use self::{
+    failure::Failure,
+    run::{Place, Run},
+    story::Story,
+    tally::Tally,
+};
 
 /// Cases in a usual run; one is a few changes and a few packets.
 const CASES: u64 = 10_000;
@@ -68,15 +82,12 @@ fn p10_p20_p21_p22_p25_p27_p28_p30_p31_p32_p33_p34_p35_p36_p42_p44_packets_go_wh
             let index = rng.usize(0..VARIANTS.len());
             let masquerade = rng.choice(VARIANTS[index].1).copied().unwrap_or_default();
             let Variant { harness, maps, .. } = &mut variants[index];
-            let mut run = Run::start((harness, maps), uplink, rng, masquerade, port, &mut tally)?;
-            for case in 0..HISTORY.min(cases - history * HISTORY) {
-                run.case().with_context(|| {
-                    let repeat = format!("SLUICE_MODEL_SEED={seed} SLUICE_MODEL_CASES={}", case + 1);
-                    format!("case {case} of a history, {masquerade:?}\n{repeat}")
-                })?;
+            let mut place = Place { harness, maps, uplink, masquerade, port: &mut port };
+            let mut story = Story::new(Run::start(place.again(), &mut tally)?, rng);
+            if let Err(error) = story.tell(HISTORY.min(cases - history * HISTORY)) {
+                let Story { steps, cases, .. } = story;
+                return Err(Failure { seed, cases, steps, error }.report(place));
             }
-            run.everyone_is_chosen()?;
-            port = run.port;
         }
         println!("{tally:?}");
         tally.has_seen_everything(cases)

@@ -126,15 +126,6 @@ impl World {
         endpoints.into_iter().filter(|(_, endpoint)| serves(endpoint)).map(|(addr, _)| addr).collect()
     }
 
-    /// The services that have something to do with `ip`, for whoever looks into a difference.
-    pub fn about(&self, ip: IpAddr) -> Vec<(&String, &Service)> {
-        let has = |service: &Service| {
-            let ingress = service.ingress.iter().filter_map(|ingress| ingress.ip);
-            ingress.chain(service.cluster_ips.clone()).chain(service.external_ips.clone()).any(|other| other == ip)
-        };
-        self.services.iter().filter(|(_, service)| has(service)).collect()
-    }
-
     /// Whether some service has the address of its own.
     fn owns(&self, ip: IpAddr) -> bool {
         let ours = self.services.values().filter(|service| service.is_ours());

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use anyhow::{Result, bail, ensure};
 use dataplane_tests::{
     harness::{Action, Hook},
-    packet::{Icmp, IcmpError, Packet, Parsed},
+    packet::{Icmp, Packet, Parsed},
     topology::{self, IpVersion},
 };
 
-use crate::{run::Run, tally::Event};
+use crate::{run::Run, step::Complaint, tally::Event};
 
 /// The way that an error takes.
 pub(crate) struct Way<'a> {
@@ -22,18 +22,17 @@ pub(crate) struct Way<'a> {
 }
 
 impl Run<'_> {
-    /// Now and then: whoever gets a packet, or a router before, complains about it to its sender.
-    pub(crate) fn complain(&mut self, (sent, arrived): (&Packet, &Packet), way: &Way<'_>) -> Result<()> {
-        if self.rng.u8(0..4) > 0 {
-            return Ok(());
-        }
+    /// Whoever gets a packet, or a router before, sends the complaint, if there is one, about it to its sender.
+    pub(crate) fn complain(
+        &mut self,
+        complaint: Option<Complaint>,
+        (sent, arrived): (&Packet, &Packet),
+        way: &Way<'_>,
+    ) -> Result<()> {
+        let Some(Complaint { by_router, error, quoted }) = complaint else { return Ok(()) };
         let receiver = arrived.dst.ip();
-        let comes_by_uplink = way.hooks.first() == Some(&Hook::FromUplink);
-        let router = comes_by_uplink && self.rng.bool();
+        let router = by_router && way.hooks.first() == Some(&Hook::FromUplink);
         let by = if router { topology::ROUTER.ip(IpVersion::of(receiver)) } else { receiver };
-        let error = IcmpError::ALL[self.rng.usize(0..IcmpError::ALL.len())];
-        // As little as allowed (RFC 792), TCP without its checksum, and everything.
-        let quoted = [8, 12, 4096][self.rng.usize(0..3)];
         let told = Icmp::about(error, by, &arrived.frame()?, quoted)?;
         let got = self.tell_of(&told, way)?;
 

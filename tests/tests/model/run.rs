@@ -1,8 +1,8 @@
-//! A history: changes, packets, and what is remembered of them.
+//! Where a history happens: the world, the agent, the programs, and what is remembered of packets.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use dataplane_agent::{
     maps::{Maps as _, apply, kernel::KernelMaps},
     model::{Change, Source},
@@ -16,37 +16,63 @@ use dataplane_tests::{
         NODE, World,
         affinity::Memory,
         objects::Touched,
-        random::SPANS,
         rules::{Arrival, Backends, Client, Fate, Owner},
         source::Masquerade,
     },
     topology::{self, IpVersion},
 };
-use fastrand::Rng;
 
-use crate::tally::{Event, Tally};
+use crate::{
+    step::{Aim, Complaints, Step},
+    tally::{Event, Tally},
+};
 
 /// Clients' ports are above those that SNAT chooses from, as those of real ones are.
 const LEAST_PORT: u16 = 29_000;
+
+/// What a history needs before it begins.
+pub(crate) struct Place<'a> {
+    /// The programs.
+    pub(crate) harness: &'a mut Harness,
+    /// Their maps, as the agent writes them.
+    pub(crate) maps: &'a mut KernelMaps,
+    /// The interface by which packets come and go.
+    pub(crate) uplink: u32,
+    /// What the operator decides.
+    pub(crate) masquerade: Masquerade,
+    /// The last client's port, so that no two flows are the same.
+    pub(crate) port: &'a mut u16,
+}
+
+impl Place<'_> {
+    /// The same for one more history.
+    pub(crate) fn again(&mut self) -> Place<'_> {
+        Place { harness: self.harness, maps: self.maps, port: self.port, ..*self }
+    }
+}
 
 /// One history.
 pub(crate) struct Run<'a> {
     pub(crate) harness: &'a mut Harness,
     maps: &'a mut KernelMaps,
     pub(crate) uplink: u32,
-    pub(crate) rng: Rng,
-    world: World,
+    pub(crate) world: World,
     /// What clients with affinity had before.
     memory: Memory,
     core: Core,
-    flows: Vec<Flow>,
-    /// The next client's port, so that no two flows are the same.
-    pub(crate) port: u16,
+    /// Whether the agent has had all there was at the beginning.
+    started: bool,
+    /// Whether it has heard of something since it last brought the maps up to date.
+    behind: bool,
+    flows: BTreeMap<u32, Flow>,
+    /// About the packets of this step.
+    pub(crate) complaints: Complaints,
+    /// The last client's port, so that no two flows are the same.
+    port: &'a mut u16,
     pub(crate) tally: &'a mut Tally,
 }
 
 /// A flow that has been answered.
-#[derive(Debug)]
 struct Flow {
     client: Client,
     /// Its first packet.
@@ -59,72 +85,99 @@ struct Flow {
 }
 
 impl<'a> Run<'a> {
-    /// Begins in a small world, with what the agent finds in the maps.
-    pub(crate) fn start(
-        (harness, maps): (&'a mut Harness, &'a mut KernelMaps),
-        uplink: u32,
-        mut rng: Rng,
-        masquerade: Masquerade,
-        port: u16,
-        tally: &'a mut Tally,
-    ) -> Result<Self> {
+    /// Begins in an empty world, with what the agent finds in the maps.
+    pub(crate) fn start(place: Place<'a>, tally: &'a mut Tally) -> Result<Self> {
+        let Place { harness, maps, uplink, masquerade, port } = place;
         // Of services that are gone: it would only take time to let it grow old.
         harness.forget_clients()?;
         let core = Core::new(NODE, maps.read()?);
-        let mut world = World { masquerade, ..World::empty() };
-        for _ in 0..20 {
-            world.touch(&mut rng);
-        }
-        let mut run =
-            Self { harness, maps, uplink, rng, world, memory: Memory::default(), core, flows: Vec::new(), port, tally };
+        let world = World { masquerade, ..World::empty() };
+        let mut run = Self {
+            harness,
+            maps,
+            uplink,
+            world,
+            memory: Memory::default(),
+            core,
+            started: false,
+            behind: false,
+            flows: BTreeMap::new(),
+            complaints: [None; 2],
+            port,
+            tally,
+        };
         for touched in run.world.everything() {
             run.tell(&touched)?;
         }
-        Source::ALL.into_iter().for_each(|source| run.core.take(Change::Synced(source)));
-        run.sync()?;
         Ok(run)
     }
 
-    /// Often some changes at once, then some packets.
-    pub(crate) fn case(&mut self) -> Result<()> {
-        if self.rng.bool() {
-            for _ in 0..self.rng.u8(1..6) {
-                let touched = self.world.touch(&mut self.rng);
-                self.tell(&touched)?;
-            }
+    /// Does what `step` says, and compares what becomes of packets with what should.
+    pub(crate) fn take(&mut self, step: &Step) -> Result<()> {
+        if !matches!(step, Step::Edit(_)) {
             self.sync()?;
-            self.mark_orphans();
-            self.memory.forget(&self.world);
         }
-        if self.rng.u8(0..8) == 0 {
-            let span = SPANS[self.rng.usize(0..SPANS.len())];
-            self.wait(span)?;
+        self.complaints = [None; 2];
+        match step {
+            Step::Edit(edit) => {
+                let touched = self.world.apply(edit);
+                self.tell(&touched)
+            }
+            Step::Sync => Ok(()),
+            Step::Wait(seconds) => self.wait(*seconds),
+            Step::Begin(number, aim, complaints) => {
+                self.complaints = *complaints;
+                let flow = self.begin(*aim).with_context(|| format!("flow {number}, {aim}"))?;
+                self.flows.extend(flow.map(|flow| (*number, flow)));
+                Ok(())
+            }
+            Step::GoOn(number, complaints) => {
+                self.complaints = *complaints;
+                let Some(flow) = self.flows.remove(number) else { return Ok(()) };
+                let since = if flow.orphaned { "which has been away since, " } else { "" };
+                let goes_on = || format!("flow {number}, {:?} with {}, {since}goes on", flow.client, flow.backend);
+                self.go_on(&flow).with_context(goes_on)
+            }
+            Step::Everyone(aim) => self.everyone_is_chosen(*aim),
         }
-        for _ in 0..self.rng.u8(1..6) {
-            let (client, to, protocol) = self.world.packet(&mut self.rng);
-            let begun = self.begin(client, to, protocol);
-            begun.with_context(|| format!("{client:?} -> {to} {protocol}\n{:#?}", self.world.about(to.ip())))?;
-        }
-        if !self.flows.is_empty() {
-            let flow = self.flows.swap_remove(self.rng.usize(0..self.flows.len()));
-            self.go_on(&flow).with_context(|| format!("{flow:?} goes on"))?;
-        }
-        Ok(())
+    }
+
+    /// Whether `step` may come next: not all that is left of a longer history makes sense.
+    pub(crate) fn allows(&self, step: &Step) -> bool {
+        let is_sent = match step {
+            // What is for the node itself does not leave it.
+            Step::Begin(_, Aim { client: Client::Host(_), to, .. }, _)
+            | Step::Everyone(Aim { client: Client::Host(_), to, .. }) => !self.world.addresses.contains(&to.ip()),
+            _ => true,
+        };
+        is_sent && self.world.is_possible()
     }
 
     fn tell(&mut self, touched: &Touched) -> Result<()> {
         let snat = IpVersion::BOTH.map(|version| topology::node(0).ip(version));
         self.core.take(self.world.change(touched, self.uplink, &snat)?);
+        self.behind = true;
         Ok(())
     }
 
+    /// Lets the agent bring the maps up to date if something has changed.
     fn sync(&mut self) -> Result<()> {
+        if !self.behind {
+            return Ok(());
+        }
+        if !self.started {
+            Source::ALL.into_iter().for_each(|source| self.core.take(Change::Synced(source)));
+            self.started = true;
+        }
         while self.core.has_work() {
             let round = self.core.plan();
             let outcome = apply(&round.plan, self.maps);
             let report = self.core.commit(round, outcome);
             ensure!(report.failed.is_empty(), "{:?}", report.failed);
         }
+        self.behind = false;
+        self.mark_orphans();
+        self.memory.forget(&self.world);
         Ok(())
     }
 
@@ -145,25 +198,23 @@ impl<'a> Run<'a> {
     }
 
     fn mark_orphans(&mut self) {
-        for flow in &mut self.flows {
+        for flow in self.flows.values_mut() {
             let version = IpVersion::of(flow.backend.ip());
             flow.orphaned |= !self.world.serving(&flow.owner, version).contains(&flow.backend);
         }
     }
 
     /// The first packet of a new flow, and its answer.
-    fn begin(&mut self, client: Client, to: SocketAddr, protocol: Protocol) -> Result<()> {
-        self.port = if self.port < LEAST_PORT { 60_000 } else { self.port - 1 };
-        let first = Packet::first(protocol, (client.ip(), self.port).into(), to);
+    fn begin(&mut self, Aim { client, to, protocol }: Aim) -> Result<Option<Flow>> {
+        *self.port = if *self.port < LEAST_PORT { 60_000 } else { *self.port - 1 };
+        let first = Packet::first(protocol, (client.ip(), *self.port).into(), to);
         let (fate, owner) = self.expected(client, to, protocol);
         let sent = self.send(client, &first, &fate).with_context(|| format!("expected {fate:?}"))?;
         if let Some(owner) = owner.as_ref() {
             self.remember(client, owner, &fate, sent.map(|(backend, _)| backend));
         }
-        if let (Some((backend, arrival)), Some(owner)) = (sent, owner) {
-            self.flows.push(Flow { client, first, owner, backend, arrival, orphaned: false });
-        }
-        Ok(())
+        let (Some((backend, arrival)), Some(owner)) = (sent, owner) else { return Ok(None) };
+        Ok(Some(Flow { client, first, owner, backend, arrival, orphaned: false }))
     }
 
     /// Notes what a flow's first packet, which should meet `fate`, does to the memory of its client.
@@ -207,28 +258,23 @@ impl<'a> Run<'a> {
     }
 
     /// In a world that stands still, each backend of a service gets something sooner or later.
-    pub(crate) fn everyone_is_chosen(&mut self) -> Result<()> {
-        for _ in 0..20 {
-            let (client, to, protocol) = self.world.packet(&mut self.rng);
-            let (Fate::Sent(mut backends), Some(owner)) = self.world.fate(client, to, protocol) else { continue };
-            let affinity = self.world.affinity(&owner);
-            let tries = 20 * backends.len();
-            backends.retain(|_, arrival| arrival.lost.is_none());
-            // That one of them is missed by chance happens once in a hundred million times.
-            for _ in 0..tries {
-                if let Some(seconds) = affinity {
-                    self.wait(u64::from(seconds) + 100)?;
-                }
-                self.begin(client, to, protocol)?;
-                if let Some(flow) = self.flows.pop() {
-                    backends.remove(&flow.backend);
-                }
-            }
-            if !backends.is_empty() {
-                bail!("{client:?} -> {to} {protocol} is never sent to {:?}", backends.keys());
-            }
+    fn everyone_is_chosen(&mut self, aim: Aim) -> Result<()> {
+        let (Fate::Sent(mut backends), Some(owner)) = self.world.fate(aim.client, aim.to, aim.protocol) else {
             return Ok(());
+        };
+        let affinity = self.world.affinity(&owner);
+        let tries = 20 * backends.len();
+        backends.retain(|_, arrival| arrival.lost.is_none());
+        // That one of them is missed by chance happens once in a hundred million times.
+        for _ in 0..tries {
+            if let Some(seconds) = affinity {
+                self.wait(u64::from(seconds) + 100)?;
+            }
+            if let Some(flow) = self.begin(aim).with_context(|| aim.to_string())? {
+                backends.remove(&flow.backend);
+            }
         }
+        ensure!(backends.is_empty(), "{aim} is never sent to {:?}", backends.keys());
         Ok(())
     }
 }

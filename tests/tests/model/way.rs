@@ -57,9 +57,10 @@ impl Run<'_> {
             }
             Fate::Sent(backends) => {
                 ensure!(action != Action::Drop, "dropped: {:?}", self.harness.drops()?);
-                let backend = parsed.clone().transport()?.dst;
-                let arrival = *backends.get(&backend).with_context(|| format!("sent to {backend}"))?;
-                self.arrives(client, packet, (action, parsed.transport()?), arrival)?;
+                let Parsed::Transport(arrived) = parsed else { bail!("{action:?} {parsed:?}") };
+                let backend = arrived.dst;
+                let arrival = *backends.get(&backend).with_context(|| format!("sent to {backend}: {arrived:?}"))?;
+                self.arrives(client, packet, (action, arrived), arrival)?;
                 return Ok(Some((backend, arrival)));
             }
         }
@@ -153,13 +154,14 @@ impl Run<'_> {
         let way = Way { hooks: &hooks, action: action_back, is_from_socket: entry.is_none() };
         let answer = arrived.answer();
         let back = self.returns(sent, &answer, &way)?;
-        self.complain((sent, &arrived), &way)?;
+        let [about_request, about_answer] = self.complaints;
+        self.complain(about_request, (sent, &arrived), &way)?;
         let (there, is_from_socket) = match client {
             Client::Pod(_) => (Hook::FromPod, false),
             Client::Outside(_) => (Hook::FromUplink, false),
             Client::Host(_) => (Hook::ToUplink, true),
         };
-        self.complain((&answer, &back), &Way { hooks: &[there], action: action_there, is_from_socket })
+        self.complain(about_answer, (&answer, &back), &Way { hooks: &[there], action: action_there, is_from_socket })
     }
 
     /// The answer passes its way's hooks, and then seems to come from where `sent` was sent to.

@@ -1,6 +1,7 @@
 //! Test binaries: built by the user, run as the user or as root, and counted.
 
 use std::{
+    env,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -139,6 +140,9 @@ impl Suite {
             let debug = workspace::target().join("debug/sluice");
             command.args(["-u", "CARGO"]).arg(format!("SLUICE_BIN={}", debug.display()));
             command.arg(format!("CARGO_MANIFEST_DIR={}", self.folder.display()));
+            // A test that says how to repeat it wants to be told.
+            let asked = env::vars().filter(|(name, _)| name.starts_with("SLUICE_MODEL_"));
+            command.args(asked.map(|(name, value)| format!("{name}={value}")));
             command.args(mode.map(|mode| format!("{MODE}={mode}"))).arg(&self.executable);
             command
         } else {
