@@ -66,7 +66,8 @@ fn p10_p20_p21_p22_p25_p27_p28_p30_p31_p32_p33_p34_p35_p36_p42_p44_packets_go_wh
     println!("seed {seed}, {cases} cases");
     let prefix = leftovers::unique_prefix()?;
     let netns = node(&prefix)?;
-    let uplink = netns.run(|| nix::net::if_::if_nametoindex("up0"))??;
+    let [uplink, pods] = ["up0", "pod0"].map(|name| netns.run(|| nix::net::if_::if_nametoindex(name)));
+    let (uplink, pods) = (uplink??, pods??);
     let directory = Path::new(leftovers::DIRECTORY).join(&prefix);
     let mut variants = VARIANTS
         .iter()
@@ -82,7 +83,7 @@ fn p10_p20_p21_p22_p25_p27_p28_p30_p31_p32_p33_p34_p35_p36_p42_p44_packets_go_wh
             let index = rng.usize(0..VARIANTS.len());
             let masquerade = rng.choice(VARIANTS[index].1).copied().unwrap_or_default();
             let Variant { harness, maps, .. } = &mut variants[index];
-            let mut place = Place { harness, maps, uplink, masquerade, port: &mut port };
+            let mut place = Place { harness, maps, uplink, pods, masquerade, port: &mut port };
             let mut story = Story::new(Run::start(place.again(), &mut tally)?, rng);
             if let Err(error) = story.tell(HISTORY.min(cases - history * HISTORY)) {
                 let Story { steps, cases, .. } = story;
@@ -113,11 +114,12 @@ impl Variant {
     }
 }
 
-/// A node with an uplink, neighbours on it, and routes to every pod.
+/// A node with an uplink, neighbours on it, and routes to every pod; one interface stands for all that lead to its own pods.
 fn node(prefix: &str) -> Result<Netns> {
     let netns = Netns::create(&format!("{prefix}-model"))?;
     netns.sysctls(&["ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0"])?;
     let mut script = String::from("link add up0 type veth peer name far0\nlink set far0 up\nlink set up0 up\n");
+    script.push_str("link add pod0 type veth peer name eth0\nlink set eth0 up\nlink set pod0 up\n");
     for version in IpVersion::BOTH {
         let length = if version == IpVersion::V4 { 24 } else { 64 };
         script.push_str(&format!("addr add {}/{length} dev up0\n", topology::node(0).ip(version)));

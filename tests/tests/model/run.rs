@@ -38,6 +38,8 @@ pub(crate) struct Place<'a> {
     pub(crate) maps: &'a mut KernelMaps,
     /// The interface by which packets come and go.
     pub(crate) uplink: u32,
+    /// The one by which pods of the node send and receive.
+    pub(crate) pods: u32,
     /// What the operator decides.
     pub(crate) masquerade: Masquerade,
     /// The last client's port, so that no two flows are the same.
@@ -56,6 +58,7 @@ pub(crate) struct Run<'a> {
     pub(crate) harness: &'a mut Harness,
     maps: &'a mut KernelMaps,
     pub(crate) uplink: u32,
+    pub(crate) pods: u32,
     pub(crate) world: World,
     /// What clients with affinity had before.
     memory: Memory,
@@ -87,7 +90,7 @@ struct Flow {
 impl<'a> Run<'a> {
     /// Begins in an empty world, with what the agent finds in the maps.
     pub(crate) fn start(place: Place<'a>, tally: &'a mut Tally) -> Result<Self> {
-        let Place { harness, maps, uplink, masquerade, port } = place;
+        let Place { harness, maps, uplink, pods, masquerade, port } = place;
         // Of services that are gone: it would only take time to let it grow old.
         harness.forget_clients()?;
         let core = Core::new(NODE, maps.read()?);
@@ -96,6 +99,7 @@ impl<'a> Run<'a> {
             harness,
             maps,
             uplink,
+            pods,
             world,
             memory: Memory::default(),
             core,

@@ -74,10 +74,12 @@ impl Run<'_> {
 
     /// Runs the program at `hook` on a frame, which a socket of the node has sent or not.
     pub(crate) fn run(&self, hook: Hook, frame: &[u8], is_from_socket: bool) -> Result<Outcome> {
+        // An answer that came in by the uplink itself would not have to be brought there.
+        let interface = if matches!(hook, Hook::FromPod | Hook::ToPod) { self.pods } else { self.uplink };
         if is_from_socket {
-            self.harness.run_from_socket(self.uplink, hook, frame)
+            self.harness.run_from_socket(interface, hook, frame)
         } else {
-            self.harness.run_on(self.uplink, hook, frame)
+            self.harness.run_on(interface, hook, frame)
         }
     }
 
