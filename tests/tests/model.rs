@@ -38,7 +38,7 @@ use fastrand::Rng;
 
 use self::{
     failure::Failure,
-    run::{Place, Run},
+    run::{PORTS, Place, Run},
     story::Story,
     tally::Tally,
 };
@@ -76,14 +76,13 @@ fn p10_p20_p21_p22_p25_p27_p28_p30_p31_p32_p33_p34_p35_p36_p42_p44_packets_go_wh
         .collect::<Result<Vec<_>>>()?;
     let result = netns.run(|| {
         let mut tally = Tally::default();
-        let mut port = 0;
         for history in 0..cases.div_ceil(HISTORY) {
             let seed = seed.wrapping_add(history);
             let mut rng = Rng::with_seed(seed);
             let index = rng.usize(0..VARIANTS.len());
             let masquerade = rng.choice(VARIANTS[index].1).copied().unwrap_or_default();
-            let Variant { harness, maps, .. } = &mut variants[index];
-            let mut place = Place { harness, maps, uplink, pods, masquerade, port: &mut port };
+            let Variant { harness, maps, port, .. } = &mut variants[index];
+            let mut place = Place { harness, maps, uplink, pods, masquerade, port };
             let mut story = Story::new(Run::start(place.again(), &mut tally)?, rng);
             if let Err(error) = story.tell(HISTORY.min(cases - history * HISTORY)) {
                 let Story { steps, cases, .. } = story;
@@ -98,10 +97,11 @@ fn p10_p20_p21_p22_p25_p27_p28_p30_p31_p32_p33_p34_p35_p36_p42_p44_packets_go_wh
     result
 }
 
-/// Programs of one configuration, and their maps.
+/// Programs of one configuration, their maps, and the last port of a client that they know.
 struct Variant {
     harness: Harness,
     maps: KernelMaps,
+    port: u16,
     _bpffs: Bpffs,
 }
 
@@ -110,7 +110,7 @@ impl Variant {
         let bpffs = Bpffs::mount(bpffs)?;
         let harness = Harness::load_some(&NodeConfig { flags, ..NodeConfig::DEFAULT }, &Hook::TC)?;
         let maps = harness.agent_maps(&bpffs)?;
-        Ok(Self { harness, maps, _bpffs: bpffs })
+        Ok(Self { harness, maps, port: *PORTS.end(), _bpffs: bpffs })
     }
 }
 

@@ -11,8 +11,8 @@ use aya::{
     },
 };
 use dataplane_common::{
-    Addr, Affinity, AffinityKey, Backend, BePort, Family, Frontend, FrontendKey, FrontendKind, Protocol, Scope,
-    SlotRange, SourceRange, Ticks, V4, V6,
+    Addr, Affinity, AffinityKey, Backend, BePort, Family, Flow, FlowKey, Frontend, FrontendKey, FrontendKind, Protocol,
+    Scope, SlotRange, SourceRange, Ticks, V4, V6,
 };
 
 use super::{
@@ -79,6 +79,12 @@ impl Harness {
     pub fn forget_clients(&mut self) -> Result<()> {
         maps::empty::<AffinityKey<<V4 as Family>::Addr>, Affinity>(&mut self.ebpf, &map_name::<V4>("affinity"))?;
         maps::empty::<AffinityKey<<V6 as Family>::Addr>, Affinity>(&mut self.ebpf, &map_name::<V6>("affinity"))
+    }
+
+    /// Forgets every flow.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        forget_flows::<V4>(&mut self.ebpf)?;
+        forget_flows::<V6>(&mut self.ebpf)
     }
 
     /// Makes all that is remembered of clients older by `seconds`.
@@ -178,6 +184,14 @@ where
     let key = AffinityKey { client: F::Addr::from_ip(ip).context("family")?, service };
     let name = map_name::<F>("affinity");
     Ok(HashMap::try_from(ebpf.map_mut(&name).context(name)?)?.insert(key, affinity, 0)?)
+}
+
+fn forget_flows<F: Family>(ebpf: &mut Ebpf) -> Result<()>
+where
+    FlowKey<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+{
+    maps::empty::<FlowKey<F::Addr>, Flow<F::Addr>>(ebpf, &map_name::<F>("conntrack"))
 }
 
 fn age_affinity<F: Family>(ebpf: &mut Ebpf, seconds: u64) -> Result<()>

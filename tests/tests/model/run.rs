@@ -1,6 +1,6 @@
 //! Where a history happens: the world, the agent, the programs, and what is remembered of packets.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive};
 
 use anyhow::{Context, Result, ensure};
 use dataplane_agent::{
@@ -27,8 +27,10 @@ use crate::{
     tally::{Event, Tally},
 };
 
-/// Clients' ports are above those that SNAT chooses from, as those of real ones are.
-const LEAST_PORT: u16 = 29_000;
+/// Clients' ports, which are above those that SNAT chooses from, as those of real ones are.
+pub(crate) const PORTS: RangeInclusive<u16> = 29_000..=60_000;
+/// More than a history needs.
+const PORTS_OF_A_HISTORY: u16 = 5000;
 
 /// What a history needs before it begins.
 pub(crate) struct Place<'a> {
@@ -42,7 +44,7 @@ pub(crate) struct Place<'a> {
     pub(crate) pods: u32,
     /// What the operator decides.
     pub(crate) masquerade: Masquerade,
-    /// The last client's port, so that no two flows are the same.
+    /// The last client's port: no two flows that these maps have are the same.
     pub(crate) port: &'a mut u16,
 }
 
@@ -70,7 +72,7 @@ pub(crate) struct Run<'a> {
     flows: BTreeMap<u32, Flow>,
     /// About the packets of this step.
     pub(crate) complaints: Complaints,
-    /// The last client's port, so that no two flows are the same.
+    /// The last client's port: no two flows that these maps have are the same.
     port: &'a mut u16,
     pub(crate) tally: &'a mut Tally,
 }
@@ -93,6 +95,11 @@ impl<'a> Run<'a> {
         let Place { harness, maps, uplink, pods, masquerade, port } = place;
         // Of services that are gone: it would only take time to let it grow old.
         harness.forget_clients()?;
+        if *port < PORTS.start() + PORTS_OF_A_HISTORY {
+            // Another flow between the same ports would get one that SNAT chooses.
+            harness.forget_flows()?;
+            *port = *PORTS.end();
+        }
         let core = Core::new(NODE, maps.read()?);
         let world = World { masquerade, ..World::empty() };
         let mut run = Self {
@@ -210,7 +217,7 @@ impl<'a> Run<'a> {
 
     /// The first packet of a new flow, and its answer.
     fn begin(&mut self, Aim { client, to, protocol }: Aim) -> Result<Option<Flow>> {
-        *self.port = if *self.port < LEAST_PORT { 60_000 } else { *self.port - 1 };
+        *self.port -= 1;
         let first = Packet::first(protocol, (client.ip(), *self.port).into(), to);
         let (fate, owner) = self.expected(client, to, protocol);
         let sent = self.send(client, &first, &fate).with_context(|| format!("expected {fate:?}"))?;
