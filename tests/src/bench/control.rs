@@ -75,7 +75,7 @@ pub fn run(settings: &Settings<'_>, arguments: &Arguments) -> Result<Vec<Row>> {
     }
     let is_quick = settings.scale == Scale::Quick;
     let seconds = arguments.seconds.unwrap_or(if is_quick { 10 } else { 60 });
-    let starts = arguments.starts.unwrap_or(if is_quick { 3 } else { 7 }).max(1);
+    let starts = arguments.starts.unwrap_or(if is_quick { 5 } else { 7 }).max(1);
     let progress = &settings.progress;
     progress.set_length(u64::from(starts) + 5);
     progress.set_position(0);
