@@ -90,8 +90,8 @@ pub enum Next {
     Route = 1,
     /// Back out of the interface it came from: a pod talks to itself.
     Bounce = 2,
-    /// To the node's own socket, as if received on the interface that leads to the packet's source: strict reverse-path
-    /// filtering would drop a frontend's address that comes in from a pod.
+    /// Into the stack, as if received on the interface that leads to the packet's source: strict reverse-path filtering would
+    /// drop a frontend's address that comes in from a pod, and a client's that comes in from another node.
     Receive = 3,
     /// As [`Next::Route`], but the client keeps its address, and the backend's node answers it directly (direct server return). Its
     /// answers usually do not pass here.
@@ -101,7 +101,7 @@ pub enum Next {
 /// Value of `conntrack4` and `conntrack6`.
 ///
 /// The rewrite is the whole translated tuple. A translated packet's reverse is the key of the flow's other entry, so no
-/// entry needs to name its peer.
+/// entry needs to name its peer; [`Flow::peers`] has the exception.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
