@@ -30,15 +30,15 @@ use crate::{
 /// Runs the stages for a packet of the family `F`; the result is for the kernel.
 #[inline(always)]
 pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
-    let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS);
+    let bypasses = bypasses::<H>();
     let direct = H::BETWEEN_NODES && direct::is_on::<F>();
     if direct && direct::may_tell::<F>(skb) && direct::listen::<F>(skb) == Outcome::DROP {
         return Outcome::DROP.into_tc();
     }
     let mut outcome = known_flow::<H, F, false>(skb, false);
-    if outcome == Outcome::UNKNOWN_CONNECTION {
+    if H::BYPASSES && outcome == Outcome::UNKNOWN_CONNECTION {
         // Most segments open no connection: where others went between the same addresses, no frontend has to be looked for.
-        outcome = if bypasses { way::follow::<F>(skb, false).or(Outcome::UNKNOWN_FLOW) } else { Outcome::UNKNOWN_FLOW };
+        outcome = way::follow::<F>(skb, false);
     }
     if outcome == Outcome::UNKNOWN_FLOW {
         outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { new_flow::<H, F>(skb) } else { Outcome::PASS };
@@ -63,6 +63,12 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
         outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { no_flow::<F>(skb) } else { Outcome::PASS };
     }
     outcome.into_tc()
+}
+
+/// Whether packets may go around the stack from here.
+#[inline(always)]
+fn bypasses<H: Hook>() -> bool {
+    H::BYPASSES && config::has(NodeConfig::HOST_BYPASS)
 }
 
 /// Translates a packet of a known flow: all that most packets need. `FRESH` flows have been looked at just now; with `confirm`
@@ -91,7 +97,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     };
     let now = clock::now();
     let here = flow.side == H::SIDE as u8;
-    let bypasses = H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) && flow.next == Next::Stack as u8;
+    let bypasses = bypasses::<H>() && flow.next == Next::Stack as u8;
     if !here && !bypasses {
         return Ok(Outcome::PASS);
     }
@@ -170,7 +176,7 @@ fn new_flow<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     match begin::<H, F>(&mut packet) {
         Ok(Some(next)) if H::BETWEEN_NODES && direct::is_direct::<F>(next) => Outcome::TELLING,
         Ok(Some(_)) => Outcome::BEGUN,
-        Ok(None) if H::BYPASSES && config::has(NodeConfig::HOST_BYPASS) => Outcome::UNTRANSLATED,
+        Ok(None) if bypasses::<H>() => Outcome::UNTRANSLATED,
         Ok(None) => Outcome::PASS,
         Err(reason) if reason.is_answered() => {
             count_drop(reason);
@@ -188,6 +194,9 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Option<u8>> {
     }
     let key = &headers.key;
     let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, H::NODE_PORT_ON)? else {
+        if H::BYPASSES && !bypasses::<H>() && headers.tcp.continues() {
+            way::note_stack::<F>(key, packet.interface());
+        }
         return Ok(None);
     };
     if headers.part == Part::Later {

@@ -82,12 +82,6 @@ impl Outcome {
     /// It is an ICMP message, maybe an error about a flow.
     pub const ICMP_ERROR: Self = Self(0x103);
 
-    /// This one, unless it leaves the packet to whatever comes next.
-    #[inline(always)]
-    pub fn or(self, other: Self) -> Self {
-        if self == Self::PASS { other } else { self }
-    }
-
     /// The outcome of a stage; counts a drop.
     #[inline(always)]
     pub fn of(step: Step<Self>) -> Self {

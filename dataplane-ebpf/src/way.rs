@@ -1,10 +1,10 @@
 //! Ways around the stack: looked up when a flow begins and once per tick, remembered in the flow's entries.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, PairWay, Side, Ticks, Way, map as spec};
+use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, NodeConfig, PairWay, Side, Ticks, Way, map as spec};
 
 use crate::{
-    clock, conntrack,
+    clock, config, conntrack,
     family::{self, Datapath, Headers, Parsed},
     forward::{self, Hop, Reach},
     fragments,
@@ -82,28 +82,33 @@ pub fn refresh<F: Datapath>(skb: *mut __sk_buff) -> bool {
     asks
 }
 
-/// Sends a packet that nobody translates to its next hop, where there is a way around the stack; with `learns` the kernel is
-/// asked for one that is not known.
+/// Sends a packet that nobody translates to its next hop, where there is a way around the stack; with `learns` it is known to be for
+/// no frontend, and the kernel is asked for a way that is not known. Without, such a packet is [`Outcome::UNKNOWN_FLOW`].
 ///
-/// It belongs to no flow that this node keeps, so its way is remembered for its two addresses alone.
+/// It belongs to no flow that this node keeps, so its way is remembered for its two addresses alone: also that it is the stack.
 #[inline(never)]
 pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
+    let otherwise = if learns { Outcome::PASS } else { Outcome::UNKNOWN_FLOW };
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::pulled(skb) };
-    // Options, fragments, and what the stack would not take for its own are its business.
-    let Some(headers) = family::parse_plain::<F>(&packet) else { return Outcome::PASS };
-    if headers.hop_limit <= 1 || !packet.is_for_this_host() {
-        return Outcome::PASS;
-    }
+    // Options and fragments are the stack's business.
+    let Some(headers) = family::parse_plain::<F>(&packet) else { return otherwise };
     let key = &headers.key;
     let now = clock::now();
     let ingress = packet.interface();
-    let Some(mut there) = pair::<F>(&key.src, &key.dst) else { return Outcome::PASS };
+    let Some(mut there) = pair::<F>(&key.src, &key.dst) else { return otherwise };
     let known = there.is_of(&key.src, &key.dst, ingress, now);
-    if !known {
-        if !learns {
-            return Outcome::PASS;
+    if !known && !learns {
+        return otherwise;
+    }
+    // And so is what the stack would not take for its own.
+    if headers.hop_limit <= 1 || !packet.is_for_this_host() {
+        if !known {
+            there.take(&key.src, &key.dst, ingress, now);
         }
+        return Outcome::PASS;
+    }
+    if !known {
         learn::<F>(&packet, key, now);
         let Some(learned) = pair::<F>(&key.src, &key.dst) else { return Outcome::PASS };
         if !learned.is_of(&key.src, &key.dst, ingress, now) {
@@ -115,11 +120,20 @@ pub fn follow<F: Datapath>(skb: *mut __sk_buff, learns: bool) -> Outcome {
     Outcome::of(send::<F>(&mut packet, &headers, &there.way, !known))
 }
 
+/// Remembers that packets with the tuple `key` are for no frontend and go through the stack.
+#[inline(always)]
+pub fn note_stack<F: Datapath>(key: &FlowKey<F::Addr>, ingress: u32) {
+    if let Some(there) = pair::<F>(&key.src, &key.dst) {
+        there.take(&key.src, &key.dst, ingress, clock::now());
+    }
+}
+
 /// Sends the packet on its `way`; with `confirm` the kernel is to use the neighbour itself.
 #[inline(always)]
 fn send<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, way: &Way, confirm: bool) -> Step<Outcome> {
     // What the way does not suit, the stack cuts, answers or drops. Policy of the destination belongs before this decision.
-    if way.exit == Exit::Stack as u32 || forward::network_len(packet, headers)? > way.mtu {
+    let bypasses = config::has(NodeConfig::HOST_BYPASS) && way.exit != Exit::Stack as u32;
+    if !bypasses || forward::network_len(packet, headers)? > way.mtu {
         return Ok(Outcome::PASS);
     }
     let peer = way.exit == Exit::Peer as u32;

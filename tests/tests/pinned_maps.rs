@@ -290,6 +290,23 @@ fn sweep(pins: &Pins, spec: &MapSpec, now: u32) -> Result<(u32, u32)> {
 }
 
 #[test]
+fn p53_each_direction_of_a_closed_connection_goes_when_it_is_silent() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut raw = HashMap::try_from(Map::LruHashMap(pins.raw(&map::CONNTRACK4)?))?;
+    let entries =
+        flow(Protocol::Tcp, 1, 5, [50, 200]).map(|(key, value)| (key, Flow { state: FlowState::RESET, ..value }));
+    for (key, value) in &entries {
+        raw.insert(*key, *value, 0)?;
+    }
+    let [(request, _), (answer, _)] = entries;
+    assert_eq!(sweep(&pins, &map::CONNTRACK4, 100)?, (2, 1));
+    assert!(raw.get(&request, 0).is_err() && raw.get(&answer, 0).is_ok());
+    assert_eq!(sweep(&pins, &map::CONNTRACK4, 201)?, (1, 1));
+    assert!(raw.get(&answer, 0).is_err());
+    Ok(())
+}
+
+#[test]
 fn p50_flows_that_are_over_are_removed_with_both_entries_and_others_stay() -> Result<()> {
     let pins = Pins::create()?;
     // Backends 1 and 2 exist with generation 3, which no flow has; backend 5 with generation 1.

@@ -180,6 +180,9 @@ where
             if !is_over && now.0 <= flow.deadline {
                 return Ok(Vec::new());
             }
+            if decision::goes_alone(key.protocol, flow.state) {
+                return Ok(vec![*key]);
+            }
             // Under the other direction's key there may be another flow by now.
             let mut found = None;
             for peer in flow.peers(key) {

@@ -145,7 +145,7 @@ impl Datapath for V6 {
         let mut network = Self::plain_network(packet, offset)?;
         if is_extension(network.protocol) {
             packet.pull(EXTENSIONS_LINEAR);
-            let behind = behind_extensions(packet.raw(), network.transport as u32, network.protocol);
+            let behind = behind_extensions(packet.raw(), network.transport as u32, u32::from(network.protocol));
             network.transport = (behind & TRANSPORT_MASK) as usize;
             network.protocol = (behind >> 16) as u8;
             network.part = match (behind >> 24) as u8 {
@@ -254,13 +254,14 @@ impl Datapath for V6 {
 /// more, the protocol is one that is not translated.
 ///
 /// Returns the offset of what follows, its protocol from bit 16 on, the part of a datagram from bit 24 on (0 whole, 1 first,
-/// 2 later) and the datagram's identification from bit 32 on. One number, and a function of its own for the kernel: for the
-/// verifier the ways through it then end in one state.
+/// 2 later) and the datagram's identification from bit 32 on. One number, and a global function for the kernel, which verifies it
+/// once instead of once per call, and knows nothing of its result whichever way it went.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u8) -> u64 {
+extern "C" fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u32) -> u64 {
     // SAFETY: the caller passes the context of the running program.
     let packet = unsafe { Packet::pulled(skb) };
-    let (mut transport, mut protocol) = (transport & TRANSPORT_MASK as u32, protocol);
+    let (mut transport, mut protocol) = (transport & TRANSPORT_MASK as u32, protocol as u8);
     let (mut part, mut datagram) = (WHOLE, 0);
     for _ in 0..4 {
         if !is_extension(protocol) || part == LATER {

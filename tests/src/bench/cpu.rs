@@ -31,16 +31,24 @@ pub struct Usage {
 }
 
 impl Moment {
-    /// Now.
-    ///
+    /// The beginning of a measurement: what it takes to look at all processes is before it.
+    pub fn begin() -> Result<Self> {
+        let foreign = foreign()?;
+        Ok(Self { foreign, ..Self::without_processes()? })
+    }
+
+    /// The end of a measurement, which the look at all processes comes after.
+    pub fn end() -> Result<Self> {
+        let moment = Self::without_processes()?;
+        Ok(Self { foreign: foreign()?, ..moment })
+    }
+
     /// Busy time is what is left of the clock beside idle time. The kernel keeps that exactly whatever its tick (`get_idle_time`),
     /// and shows it in hundredths of a second, while user and system time are samples taken at ticks.
-    pub fn now() -> Result<Self> {
+    fn without_processes() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let (idle, processors) = idle(&stat).context("/proc/stat has no idle time")?;
-        // Taken close to the clock, and before the slower look at all processes.
-        let at = Instant::now();
-        Ok(Self { at, idle, processors, foreign: foreign()? })
+        Ok(Self { at: Instant::now(), idle, processors, foreign: Duration::ZERO })
     }
 
     /// What has happened since `earlier`.
@@ -122,9 +130,9 @@ mod tests {
 
     #[test]
     fn a_busy_loop_is_ours_and_costs_about_what_it_takes() {
-        let begun = Moment::now().unwrap();
+        let begun = Moment::begin().unwrap();
         while begun.at.elapsed() < Duration::from_millis(200) {}
-        let usage = Moment::now().unwrap().since(&begun);
+        let usage = Moment::end().unwrap().since(&begun);
         assert!(usage.wall >= Duration::from_millis(200));
         // Others may have had the processor, but not more than there is.
         assert!(usage.cpu + usage.foreign <= usage.wall * begun.processors + 4 * TICK, "{usage:?}");

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
-    Scale, Settings,
+    Settings,
     contenders::{self, Abilities},
     findings::{self, Finding},
     installed::Installed,
@@ -27,10 +27,10 @@ pub struct Arguments {
     /// Measure only loads whose name contains TEXT; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub load: Vec<String>,
-    /// Rounds per load [default: 7 with --quick, else 11]
+    /// Rounds per load [default: 7 to 21 with --quick, else 11 to 33, by load]
     #[arg(long, value_name = "N")]
     pub rounds: Option<u32>,
-    /// Milliseconds per slice [default: 450 with --quick, else 1000]
+    /// Milliseconds per slice [default: 150 to 450 with --quick, else 350 to 1000, by load]
     #[arg(long, value_name = "MS")]
     pub slice: Option<u64>,
     /// Run this kube-proxy instead of generated rules
@@ -52,8 +52,6 @@ pub struct Results {
     pub installs: Vec<(&'static str, u32, Duration)>,
     /// Contenders that this build or machine does not have.
     pub missing: Vec<&'static str>,
-    /// How it was measured.
-    pub pace: Pace,
 }
 
 /// Measures, prints tables, and returns the rows that are asked for.
@@ -69,14 +67,17 @@ pub fn run(settings: &Settings<'_>, arguments: &Arguments) -> Result<Vec<Row>> {
 /// Installs all contenders and runs all phases.
 pub fn measure(settings: &Settings<'_>, arguments: &Arguments) -> Result<Results> {
     let phases = phases(settings, arguments);
-    let quick = settings.scale == Scale::Quick;
-    let rounds = arguments.rounds.unwrap_or(if quick { 7 } else { 11 });
-    let slice = Duration::from_millis(arguments.slice.unwrap_or(if quick { 450 } else { 1000 }));
+    let pace = |phase: &Phase| {
+        let usual = Pace::of(settings.scale, phase.load);
+        let slice = arguments.slice.map_or(usual.slice, Duration::from_millis);
+        Pace { rounds: arguments.rounds.unwrap_or(usual.rounds), slice }
+    };
     let entries = phases.iter().flat_map(|phase| &phase.entries);
-    let mut wanted: Vec<_> = entries.clone().map(|entry| (entry.contender, entry.services)).collect();
+    let mut wanted: Vec<_> = entries.map(|entry| (entry.contender, entry.services)).collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let total = wanted.len() as u64 + u64::from(rounds) * entries.count() as u64;
+    let slices = phases.iter().map(|phase| u64::from(pace(phase).rounds) * phase.entries.len() as u64);
+    let total = wanted.len() as u64 + slices.sum::<u64>();
     settings.progress.set_length(settings.progress.position() + total);
 
     let kubeconfig = arguments.kubeconfig.clone();
@@ -97,12 +98,10 @@ pub fn measure(settings: &Settings<'_>, arguments: &Arguments) -> Result<Results
     }
     let mut measured = Vec::new();
     for phase in &phases {
-        let repeats = rounds * u32::try_from(phase.entries.len())? / if quick { 4 } else { 2 };
-        measured.push(rounds::measure(settings, &installed, phase, Pace { rounds, slice, repeats })?);
+        measured.push(rounds::measure(settings, &installed, phase, pace(phase))?);
     }
     let installs = installed.iter().map(|one| (one.contender.name, one.services, one.took)).collect();
-    let pace = Pace { rounds, slice, repeats: 0 };
-    Ok(Results { findings: findings::findings(&measured), measured, installs, missing, pace })
+    Ok(Results { findings: findings::findings(&measured), measured, installs, missing })
 }
 
 /// The phases that are asked for, by rows or by name.

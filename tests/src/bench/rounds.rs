@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{
-    Settings,
+    Scale, Settings,
     installed::Installed,
     plan::{Entry, Phase},
-    slice::{self, Sample},
+    slice::{self, Load, Sample},
 };
 
 /// How a phase is measured.
@@ -18,8 +18,23 @@ pub struct Pace {
     pub rounds: u32,
     /// How long a slice.
     pub slice: Duration,
-    /// How many slices may be repeated in a phase.
-    pub repeats: u32,
+}
+
+impl Pace {
+    /// That of `load` at a scale.
+    ///
+    /// The speed of a shared machine changes from second to second, so many short slices tell more than a few long ones of the same
+    /// time together. Streams need some time to begin, and so does the source of small packets.
+    pub const fn of(scale: Scale, load: Load) -> Self {
+        let begins_slowly = matches!(load, Load::Stream | Load::Packets);
+        let (rounds, slice) = match (scale, begins_slowly) {
+            (Scale::Quick, true) => (7, 450),
+            (Scale::Quick, false) => (21, 150),
+            (_, true) => (11, 1000),
+            (_, false) => (33, 350),
+        };
+        Self { rounds, slice: Duration::from_millis(slice) }
+    }
 }
 
 /// Foreign processes may use this share of one processor.
@@ -32,6 +47,8 @@ const TRIES: u32 = 3;
 pub struct Measured {
     /// What has been done.
     pub phase: Phase,
+    /// In which slices.
+    pub pace: Pace,
     /// For each entry of the phase, the sample of each round.
     pub samples: Vec<Vec<Sample>>,
     /// Slices that were thrown away and repeated.
@@ -55,8 +72,10 @@ pub fn measure(settings: &Settings<'_>, installed: &[Installed], phase: &Phase, 
     };
     let mut phase = phase.clone();
     phase.entries.retain(|entry| at(entry).is_some());
-    let mut measured = Measured { samples: vec![Vec::new(); phase.entries.len()], phase, repeated: 0, disturbed: 0 };
-    let count = measured.phase.entries.len();
+    let count = phase.entries.len();
+    let mut measured = Measured { samples: vec![Vec::new(); count], phase, pace, repeated: 0, disturbed: 0 };
+    // So many slices may be repeated in the phase.
+    let repeats = pace.rounds * u32::try_from(count)? / if settings.scale == Scale::Quick { 4 } else { 2 };
     for round in 0..pace.rounds {
         for turn in 0..count {
             settings.go_on()?;
@@ -72,7 +91,7 @@ pub fn measure(settings: &Settings<'_>, installed: &[Installed], phase: &Phase, 
                 // Neighbours are found, caches filled, and whatever does not work fails before anything is measured.
                 slice::run(one, load, route, entry.position, pace.slice / 5).with_context(what)?;
             }
-            let sample = undisturbed(&mut measured, pace, || {
+            let sample = undisturbed(&mut measured, repeats, || {
                 slice::run(one, load, route, entry.position, pace.slice).with_context(what)
             })?;
             measured.samples[index].push(sample);
@@ -83,11 +102,11 @@ pub fn measure(settings: &Settings<'_>, installed: &[Installed], phase: &Phase, 
 }
 
 /// Repeats a slice that was disturbed, within bounds; the least disturbed one counts.
-fn undisturbed(measured: &mut Measured, pace: Pace, run: impl Fn() -> Result<Sample>) -> Result<Sample> {
+fn undisturbed(measured: &mut Measured, repeats: u32, run: impl Fn() -> Result<Sample>) -> Result<Sample> {
     let foreign = |sample: &Sample| sample.usage.foreign.as_secs_f64() / sample.usage.wall.as_secs_f64();
     let mut best = run()?;
     for _ in 1..TRIES {
-        if foreign(&best) <= FOREIGN || measured.repeated >= pace.repeats {
+        if foreign(&best) <= FOREIGN || measured.repeated >= repeats {
             break;
         }
         measured.repeated += 1;

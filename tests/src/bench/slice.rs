@@ -109,9 +109,9 @@ fn by_worker(
     let to = installed.target(route, position, protocol, port)?;
     let server = installed.server(route);
     let served = server.used()?;
-    let begun = Moment::now()?;
+    let begun = Moment::begin()?;
     let outcome = installed.client(route).load(Task { kind, to, clients, time })?;
-    let usage = Moment::now()?.since(&begun);
+    let usage = Moment::end()?.since(&begun);
     let told = outcome.cpu + server.used()?.saturating_sub(served);
     #[expect(clippy::cast_precision_loss, reason = "a number of operations")]
     let done = outcome.operations as f64;
@@ -122,9 +122,9 @@ fn by_worker(
 fn stream(installed: &Installed, route: Route, position: Position, time: Duration) -> Result<Sample> {
     installed.serve_streams()?;
     let to = installed.target(route, position, Protocol::Tcp, STREAM_PORT)?;
-    let begun = Moment::now()?;
+    let begun = Moment::begin()?;
     let megabytes = iperf(installed, route, to, time)?;
-    let usage = Moment::now()?.since(&begun);
+    let usage = Moment::end()?.since(&begun);
     Ok(Sample { done: megabytes, usage, told: Duration::ZERO, p50: Duration::ZERO, p99: Duration::ZERO })
 }
 
@@ -159,9 +159,9 @@ fn iperf(installed: &Installed, route: Route, to: SocketAddr, time: Duration) ->
 fn packets(installed: &Installed, position: Position, time: Duration) -> Result<Sample> {
     let flood = Flood::new(installed, position)?;
     let before = flood.arrived()?;
-    let begun = Moment::now()?;
+    let begun = Moment::begin()?;
     flood.send_for(time)?;
-    let usage = Moment::now()?.since(&begun);
+    let usage = Moment::end()?.since(&begun);
     #[expect(clippy::cast_precision_loss, reason = "a number of packets")]
     let done = (flood.arrived()? - before) as f64;
     ensure!(done > 0.0, "no packet arrives");

@@ -1,6 +1,6 @@
 //! Whether an entry of an observed map is over: the same rules as the programs', which meet an entry only with a packet.
 
-use dataplane_common::{Protocol, Ticks, clock::TICK_SHIFT};
+use dataplane_common::{FlowState, Protocol, Ticks, clock::TICK_SHIFT};
 
 /// Fragments that belong together arrive within this time: RFC 8200 gives up after 60 seconds, Linux after 30.
 const REASSEMBLY: Ticks = Ticks::from_secs(60);
@@ -8,6 +8,12 @@ const REASSEMBLY: Ticks = Ticks::from_secs(60);
 /// Whether a flow of `protocol` ends with its backend. A TCP connection may be finished by a backend that is removed.
 pub(super) const fn follows_its_backend(protocol: u8) -> bool {
     protocol != Protocol::Tcp as u8
+}
+
+/// Whether each direction of a flow goes when it is silent itself: nothing more comes of a closed connection, and its entries, most of
+/// those that go, then need no look at each other.
+pub(super) fn goes_alone(protocol: u8, state: FlowState) -> bool {
+    protocol == Protocol::Tcp as u8 && state.is_closed()
 }
 
 /// Whether both directions of a flow are past their deadlines; the other direction's entry may be gone already.
@@ -54,6 +60,20 @@ mod tests {
         let follows =
             [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| follows_its_backend(protocol as u8));
         assert_eq!(follows, [false, true, true]);
+    }
+
+    #[test]
+    fn only_closed_connections_need_no_look_at_the_other_direction() {
+        let fin = |bits: u8| FlowState(FlowState::REPLIED.0 | bits);
+        for (protocol, state, expected) in [
+            (Protocol::Tcp, FlowState::default(), false),
+            (Protocol::Tcp, fin(FlowState::ORIGINAL_FIN.0), false),
+            (Protocol::Tcp, fin(FlowState::ORIGINAL_FIN.0 | FlowState::REPLY_FIN.0), true),
+            (Protocol::Tcp, FlowState::RESET, true),
+            (Protocol::Udp, fin(0), false),
+        ] {
+            assert_eq!(goes_alone(protocol as u8, state), expected, "{protocol:?} {state:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,6 @@ fn machine(text: &mut String) -> fmt::Result {
 }
 
 fn method(text: &mut String, results: &Results) -> fmt::Result {
-    let pace = results.pace;
     let slices: usize = results.measured.iter().flat_map(|measured| &measured.samples).map(Vec::len).sum();
     let repeated: u32 = results.measured.iter().map(|measured| measured.repeated).sum();
     let disturbed: u32 = results.measured.iter().map(|measured| measured.disturbed).sum();
@@ -66,8 +65,8 @@ fn method(text: &mut String, results: &Results) -> fmt::Result {
         text,
         "## Method\n\n\
          Every contender has a cluster of network namespaces of its own: two nodes, each with pods behind veth pairs and host routes, joined by a bridge, and a client \
-         outside. All are alive during the whole run and idle but for one. In each of {} rounds every contender gets one slice of {} ms, beginning with another \
-         one each round. Ratios are taken within a round, so that a machine that is faster at times does not show.\n\n\
+         outside. All are alive during the whole run and idle but for one. In each round every contender gets one slice, beginning with another \
+         one each round; with each table stands how many rounds of which slices there were. Ratios are taken within a round, so that a machine that is faster at times does not show.\n\n\
          Rates count per second of the clock and per **CPU second of the whole machine**, which decides: user, kernel and interrupt time of everything on the machine, \
          from what `/proc/stat` says of idle, disk and stolen time, less the time of processes that have nothing to do with the benchmark. The kernel keeps idle time exactly and \
          shows it in hundredths of a second. {slices} slices were measured; {repeated} in which foreign processes used more than a tenth of one processor were thrown away \
@@ -80,9 +79,7 @@ fn method(text: &mut String, results: &Results) -> fmt::Result {
          the far end of the node's uplink (`BPF_PROG_TEST_RUN` with live frames), and they are counted and dropped at the same place when the node has sent them on, so nearly all of the \
          CPU time is the node's.\n\n\
          Services that nobody asks have one port and two endpoints. The rules of iptables and nftables mode come from generators with the chains, jumps, matches, marks and maps \
-         that kube-proxy 1.36 writes, and are installed on both nodes.\n",
-        pace.rounds,
-        pace.slice.as_millis()
+         that kube-proxy 1.36 writes, and are installed on both nodes.\n"
     )
 }
 
@@ -133,7 +130,9 @@ fn contenders(text: &mut String, results: &Results) -> fmt::Result {
 fn phase(text: &mut String, measured: &Measured) -> fmt::Result {
     let unit = measured.phase.load.unit();
     let latency = matches!(measured.phase.load, Load::Crr(_) | Load::Rr | Load::UdpRr);
+    let pace = measured.pace;
     writeln!(text, "### {}\n", terminal::title(measured))?;
+    writeln!(text, "{} rounds with slices of {} ms.\n", pace.rounds, pace.slice.as_millis())?;
     write!(text, "| contender | services | {unit} per CPU s | to direct | {unit} per s | to direct |")?;
     writeln!(text, "{}", if latency { " p50 µs | to direct | p99 µs |" } else { "" })?;
     writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: |{}", if latency { " ---: | ---: | ---: |" } else { "" })?;
