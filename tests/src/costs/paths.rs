@@ -148,7 +148,7 @@ impl Scenario {
             frontend: pick(self.frontend)?,
             target: Target { addr: pick(self.backend)?, local: self.is_local },
             // What is not translated costs the same in both directions and at any time.
-            steps: match (self.kind, (self.bypass || self.is_xdp()) && protocol == Protocol::Tcp) {
+            steps: match (self.kind, protocol == Protocol::Tcp) {
                 // The reply does not come by the uplink.
                 (Some(_), _) if self.is_xdp() && self.is_local => &[Step::New, Step::Established],
                 (Some(_), _) => &Step::ALL,
@@ -239,9 +239,9 @@ impl Flow<'_> {
     /// Lookups and updates of each step.
     fn operations(&self, router: &Router) -> Result<Vec<(u64, u64)>> {
         self.with(router, NodeConfig::COUNT_MAP_OPS, |harness| {
-            // The first packet of a tick looks up the way around the stack for all others, or is left to tc by XDP: of several runs
-            // one at least has none.
-            let runs = if self.scenario.bypass || self.scenario.is_xdp() { 4 } else { 1 };
+            // The first packet of a tick looks up the way for all others, or is left to tc by XDP: of several runs one at least has
+            // none.
+            let runs = 4;
             let mut least = vec![(u64::MAX, u64::MAX); self.steps.len()];
             for port in self.ports(1000, runs) {
                 let mut reply = None;

@@ -127,6 +127,36 @@ fn an_address_where_others_are_reached_keeps_its_frontends() -> Result<()> {
     })
 }
 
+/// The same where the way is the stack, whatever the reason.
+#[test]
+fn segments_through_the_stack_need_no_lookup_of_frontends_either() -> Result<()> {
+    let router = Router::new()?;
+    let cast = super::cast(IpVersion::V4)?;
+    for (flags, way) in [(0, "without bypass"), (NodeConfig::HOST_BYPASS, "without devices that packets may leave by")]
+    {
+        Harness::with_flags(flags | NodeConfig::COUNT_MAP_OPS, |harness| {
+            let first = Packet::first(Protocol::Tcp, cast.pod, cast.remote);
+            let later = first.clone().with_flags(TcpFlags::ACK);
+            let lookups = |harness: &Harness, sent: &Packet| -> Result<u64> {
+                let before = harness.map_operations()?.lookups;
+                leaves(&router, harness, Hook::FromPod, &sent.frame()?)?;
+                Ok(harness.map_operations()?.lookups - before)
+            };
+            let found = [&later, &later, &first].map(|sent| lookups(harness, sent));
+            let [unknown, known, opening] = found;
+            let (unknown, known, opening) = (unknown?, known?, opening?);
+            ensure!(known == 2 && unknown > 4 && opening > 4, "{way}: {unknown}, {known}, {opening}");
+            // A frontend that is there from now on is found by the next connection.
+            let backend = Target { addr: cast.local, local: true };
+            harness.add_frontend(FrontendKind::ExternalIp, Protocol::Tcp, cast.remote, &[backend])?;
+            let out = router.run(harness, Hook::FromPod, &first.frame()?)?;
+            ensure!(out.packet()?.dst == cast.local, "{way}: {out:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Only a connection's first segment is looked up among the frontends once others have gone between the same addresses.
 #[test]
 fn segments_follow_the_way_without_a_lookup_of_frontends() -> Result<()> {
