@@ -153,8 +153,12 @@ pub trait Datapath: Family {
     /// Whether an ICMP message of this type is an error that may be about a flow.
     fn is_icmp_error(kind: u8) -> bool;
 
-    /// Whether an answer can be made out of the packet: its headers are the plain ones.
+    /// Whether an ICMP error can be made out of the packet: it is no later fragment, and not too much is in front of its transport
+    /// header.
     fn is_answerable(headers: &Headers<Self::Addr>) -> bool;
+
+    /// Whether an answer of the same protocol can have the packet's own network header.
+    fn lends_header(headers: &Headers<Self::Addr>) -> bool;
 
     /// Writes both addresses of the network header at `offset`; `difference` is what that adds to a sum over them.
     fn write_addresses(
@@ -184,14 +188,21 @@ pub trait Datapath: Family {
     /// bytes behind the header, a fresh hop limit.
     fn write_answer_header(packet: &mut Packet<'_>, headers: &Headers<Self::Addr>, payload: usize) -> Step<()>;
 
+    /// Sum over what an ICMP error quotes between the plain network header and the transport header, as far as nothing there makes up
+    /// for it. The packet has been cut to what is quoted, and `transport_sum` is the sum over its transport bytes.
+    #[inline(always)]
+    fn extensions_sum(_packet: &mut Packet<'_>, _headers: &Headers<Self::Addr>, _transport_sum: u64) -> Step<u64> {
+        Ok(0)
+    }
+
     /// Writes a network and an ICMP header in front of the quoted packet, which now begins [`Self::ICMP_ERROR_LEN`] bytes
-    /// later. `quoted` is the number of its transport bytes and `transport_sum` their sum.
+    /// later. `quoted` is the number of its transport bytes, `sum` that over them and whatever [`Self::extensions_sum`] is over.
     fn write_icmp_error(
         packet: &mut Packet<'_>,
         headers: &Headers<Self::Addr>,
         error: IcmpError,
         quoted: usize,
-        transport_sum: u64,
+        sum: u64,
     ) -> Step<()>;
 }
 
@@ -230,12 +241,6 @@ pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>>
     // What is cut short is for the stack to judge, and so is what is longer than its header can say.
     let len = F::transport_len(packet, &headers).ok()?;
     (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
-}
-
-/// Reads the headers of a packet that has nothing between them, fragments among them; `None` for everything else.
-#[inline(always)]
-pub fn parse_unextended<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>> {
-    parse_transport(packet, &F::plain_network(packet, ETH_LEN)?)
 }
 
 /// The destination of a packet, whatever it carries; `None` for what is cut short.

@@ -1,7 +1,7 @@
 //! IPv6: header layout, no header checksum, ICMPv6.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use dataplane_common::{NodeConfig, Protocol, V6};
+use dataplane_common::{DropReason, NodeConfig, Protocol, V6};
 use network_types::ip::Ipv6Hdr;
 
 use super::{Datapath, Headers, IcmpError, Network, Part};
@@ -12,7 +12,7 @@ use crate::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
         SourceRanges, Ways,
     },
-    packet::{ETH_LEN, Frame, Packet},
+    packet::{ETH_LEN, Frame, Packet, TCP_LEN},
     verdict::Step,
 };
 
@@ -33,6 +33,11 @@ const FIRST: u64 = 1;
 const LATER: u64 = 2;
 /// Offsets that extension headers can lead to; the verifier wants to see a bound.
 const TRANSPORT_MASK: u64 = 0x7ff;
+/// Offset of the first extension header.
+const EXTENSIONS_OFFSET: usize = ETH_LEN + Ipv6Hdr::LEN;
+/// Bytes behind the plain network header that an ICMP error quotes at most: as many of those that are made readable as the sum
+/// takes.
+const QUOTED_LINEAR: usize = (EXTENSIONS_LINEAR as usize - EXTENSIONS_OFFSET) / 4 * 4;
 /// Extension headers are looked for in this many bytes.
 const EXTENSIONS_LINEAR: u32 = 256;
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`, Linux 6.16: the change of the addresses is already part of the device's sum.
@@ -166,8 +171,12 @@ impl Datapath for V6 {
 
     #[inline(always)]
     fn is_answerable(headers: &Headers<Addr>) -> bool {
-        // Behind extension headers the quoted part would have to be summed up header by header.
-        headers.transport == ETH_LEN + Ipv6Hdr::LEN
+        headers.part != Part::Later && headers.transport + TCP_LEN as usize <= EXTENSIONS_OFFSET + QUOTED_LINEAR
+    }
+
+    #[inline(always)]
+    fn lends_header(headers: &Headers<Addr>) -> bool {
+        headers.transport == EXTENSIONS_OFFSET
     }
 
     #[inline(always)]
@@ -218,12 +227,26 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn extensions_sum(packet: &mut Packet<'_>, headers: &Headers<Addr>, transport_sum: u64) -> Step<u64> {
+        if headers.transport == EXTENSIONS_OFFSET {
+            return Ok(0);
+        }
+        // The verifier wants constant lengths: zeroes behind the packet add nothing.
+        let len = packet.len() as usize;
+        packet.resize(EXTENSIONS_OFFSET + QUOTED_LINEAR)?;
+        let quoted = packet.at::<[u8; QUOTED_LINEAR]>(EXTENSIONS_OFFSET).ok_or(DropReason::RejectFailed)?;
+        let sum = checksum::sum_bytes(quoted);
+        packet.resize(len)?;
+        Ok(u64::from(sum) + u64::from(!checksum::fold32(transport_sum)))
+    }
+
+    #[inline(always)]
     fn write_icmp_error(
         packet: &mut Packet<'_>,
         headers: &Headers<Addr>,
         error: IcmpError,
         quoted: usize,
-        transport_sum: u64,
+        sum: u64,
     ) -> Step<()> {
         // RFC 4443.
         let (kind, code, mtu): (u32, u32, u16) = match error {
@@ -232,14 +255,13 @@ impl Datapath for V6 {
             IcmpError::TimeExceeded => (3, 0, 0),
         };
         let [quoted_flow, quoted_length] = packet.words::<2>(ETH_LEN + Self::ICMP_ERROR_LEN)?;
-        let payload = 8 + Ipv6Hdr::LEN + quoted;
+        let payload = 8 + (headers.transport - ETH_LEN) + quoted;
         let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
         // The same two addresses stand in the pseudo header and in the quoted header.
         let addresses = checksum::sum(&headers.key.src) + checksum::sum(&headers.key.dst);
         let pseudo = u64::from((payload as u32).to_be()) + u64::from(u32::from(Self::ICMP).to_be());
-        let quoted_sum = u64::from(quoted_flow) + u64::from(quoted_length) + addresses + transport_sum;
-        let sum = checksum::sum_words(&icmp) + pseudo + addresses + quoted_sum;
-        icmp[0] |= u32::from(checksum::complement(sum)) << 16;
+        let quoted_sum = u64::from(quoted_flow) + u64::from(quoted_length) + addresses + sum;
+        icmp[0] |= u32::from(checksum::complement(checksum::sum_words(&icmp) + pseudo + addresses + quoted_sum)) << 16;
 
         let next_and_hops = (payload as u32) << 16 | u32::from(Self::ICMP) << 8 | u32::from(ANSWER_HOP_LIMIT);
         packet.set_words(ETH_LEN, [0x6000_0000_u32.to_be(), next_and_hops.to_be()])?;
