@@ -84,7 +84,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
         None => return Ok(Outcome::PASS),
     };
     if !fragments::follow::<F>(&mut headers)? {
-        return Ok(Outcome::PASS);
+        return Ok(Outcome::NO_FLOW);
     }
     let Some(flow) = conntrack::find::<F>(&headers.key) else {
         let continues = H::BYPASSES && !fresh && headers.tcp.continues();

@@ -55,6 +55,7 @@ impl Datapath for V4 {
     const HEADER_LEN: usize = Ipv4Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv4Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 2;
+    const FRAGMENTS_NAME_PROTOCOL: bool = true;
 
     #[inline(always)]
     fn pseudo_header_flags(protocol: u8) -> u32 {

@@ -8,6 +8,7 @@ use super::{Datapath, Headers, IcmpError, Network, Part};
 use crate::{
     checksum, config,
     forward::FibRequest,
+    fragments,
     maps::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
         SourceRanges, Ways,
@@ -49,6 +50,7 @@ impl Datapath for V6 {
     const HEADER_LEN: usize = Ipv6Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv6Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 10;
+    const FRAGMENTS_NAME_PROTOCOL: bool = false;
 
     #[inline(always)]
     fn pseudo_header_flags(protocol: u8) -> u32 {
@@ -164,6 +166,12 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn continues_datagram(protocol: u8) -> bool {
+        // The header that all fragments name is the first one of the datagram, which may come before its transport header.
+        Protocol::from_number(protocol).is_some() || is_extension(protocol)
+    }
+
+    #[inline(always)]
     fn is_icmp_error(kind: u8) -> bool {
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
         matches!(kind, 1..=4)
@@ -275,6 +283,9 @@ impl Datapath for V6 {
 /// Skips extension headers (RFC 8200, 4) from `transport` on. Four of them are one more than any sender has use for; behind
 /// more, the protocol is one that is not translated.
 ///
+/// What follows a later fragment's header is what its first fragment has said: the header itself names the first one of the datagram,
+/// which may be another extension header.
+///
 /// Returns the offset of what follows, its protocol from bit 16 on, the part of a datagram from bit 24 on (0 whole, 1 first,
 /// 2 later) and the datagram's identification from bit 32 on. One number, and a function of its own for the kernel: for the
 /// verifier the ways through it then end in one state.
@@ -283,6 +294,7 @@ fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u8) -> u64 {
     // SAFETY: the caller passes the context of the running program.
     let packet = unsafe { Packet::pulled(skb) };
     let (mut transport, mut protocol) = (transport & TRANSPORT_MASK as u32, protocol);
+    let network = transport.wrapping_sub(Ipv6Hdr::LEN as u32) as usize & TRANSPORT_MASK as usize;
     let (mut part, mut datagram) = (WHOLE, 0);
     for _ in 0..4 {
         if !is_extension(protocol) || part == LATER {
@@ -302,6 +314,13 @@ fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u8) -> u64 {
         }
         protocol = first as u8;
         transport = (transport + units * 8) & TRANSPORT_MASK as u32;
+    }
+    if part == LATER
+        && let Ok(src) = packet.words(network + SRC_IN_HEADER)
+        && let Ok(dst) = packet.words(network + DST_IN_HEADER)
+        && let Some(first) = fragments::recall::<V6>(&fragments::key::<V6>(src, dst, datagram, protocol))
+    {
+        protocol = first.protocol as u8;
     }
     u64::from(transport) | u64::from(protocol) << 16 | part << 24 | u64::from(datagram) << 32
 }
