@@ -173,3 +173,26 @@ fn p44_a_packet_with_options_is_answered_with_the_mtu_and_with_time_exceeded() -
         Ok(())
     })
 }
+
+#[test]
+fn p44_what_a_device_has_joined_is_measured_by_the_segments_that_it_will_be_cut_into() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let headers = if cast.client.is_ipv4() { 20 } else { 40 } + if protocol == Protocol::Tcp { 20 } else { 8 };
+        let small = Packet::first(protocol, cast.client, cast.node_port);
+        redirects(router, harness, &small)?;
+        let fits = UPLINK_MTU - headers;
+        let joined = small.with_flags(TcpFlags::ACK).with_payload(&vec![0x5a; 2 * usize::from(fits)]);
+        let frame = joined.frame()?;
+        let run = |segment| router.inside(|| harness.run_joined(router.uplink, Hook::FromUplink, &frame, segment));
+        let whole = run(fits)??;
+        assert_eq!(whole.action, Action::Redirect);
+        assert_eq!(whole.packet()?.dst, cast.remote);
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), None);
+        let outcome = run(fits + 1)??;
+        assert_eq!(outcome.action, Action::Redirect);
+        let icmp = icmp_about(outcome.parsed()?, &frame)?;
+        assert!(icmp.says(IcmpError::TooBig(UPLINK_MTU)), "{icmp:?}");
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), Some(&1));
+        Ok(())
+    })
+}
