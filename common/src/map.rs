@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the path that maps are pinned under, so that programs and agents of
 /// different versions never read each other's bytes.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// What a map is for, which decides how user space may treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ maps! {
     SOCKETS6 = "sockets6", 64 << 10, Observed, "sockets translated to an IPv6 backend -> frontend";
     AFFINITY4 = "affinity4", 64 << 10, Observed, "IPv4 client, service id -> backend it was sent to";
     AFFINITY6 = "affinity6", 64 << 10, Observed, "IPv6 client, service id -> backend it was sent to";
-    FRAGMENTS4 = "fragments4", 8 << 10, Observed, "fragmented IPv4 datagrams -> ports";
-    FRAGMENTS6 = "fragments6", 8 << 10, Observed, "fragmented IPv6 datagrams -> ports";
+    FRAGMENTS4 = "fragments4", 8 << 10, Observed, "fragmented IPv4 datagrams -> protocol and ports";
+    FRAGMENTS6 = "fragments6", 8 << 10, Observed, "fragmented IPv6 datagrams -> protocol and ports";
     DEVICES = "devices", 4 << 10, Desired, "interface index -> whether packets may go around the stack there";
     WAYS4 = "ways4", 2 << 10, Statistics, "IPv4 addresses of packets that nobody translates -> next hop, per CPU";
     WAYS6 = "ways6", 2 << 10, Statistics, "IPv6 addresses of packets that nobody translates -> next hop, per CPU";

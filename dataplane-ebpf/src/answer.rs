@@ -10,20 +10,30 @@ use crate::{
     verdict::Step,
 };
 
-/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP.
+/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for the others and where
+/// more than the plain header is in front of it.
 ///
 /// Afterwards the packet is the answer, up to its link-layer addresses. False when it must not or cannot be answered.
 #[inline(always)]
 pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> Step<bool> {
     // A RST is never answered.
-    if !F::is_answerable(headers) || headers.tcp.0 & TcpFlags::RST.0 != 0 {
+    if headers.tcp.0 & TcpFlags::RST.0 != 0 {
         return Ok(false);
     }
-    if headers.key.protocol == Protocol::Tcp as u8 {
+    if headers.key.protocol == Protocol::Tcp as u8 && F::lends_header(headers) {
         reset::<F>(packet, headers)?;
-    } else {
-        icmp_error::<F>(packet, headers, IcmpError::PortUnreachable)?;
+        return Ok(true);
     }
+    complain::<F>(packet, headers, IcmpError::PortUnreachable)
+}
+
+/// Turns the packet into an ICMP error about itself, up to its link-layer addresses. False when that must not or cannot be sent.
+#[inline(always)]
+pub fn complain<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, error: IcmpError) -> Step<bool> {
+    if !F::is_answerable(headers) {
+        return Ok(false);
+    }
+    icmp_error::<F>(packet, headers, error)?;
     Ok(true)
 }
 
@@ -33,7 +43,7 @@ fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> St
     let partial = packet.probe_partial_checksum(headers.transport + checksum_offset(headers.key.protocol))?;
     let header_len = (u32::from_be(offset_and_flags) >> 28) * 4;
     let payload = F::transport_len(packet, headers)?.wrapping_sub(header_len);
-    packet.truncate(headers.transport + TCP_LEN)?;
+    packet.resize(headers.transport + TCP_LEN)?;
     F::write_answer_header(packet, headers, TCP_LEN)?;
 
     let flags = headers.tcp.0;
@@ -61,29 +71,32 @@ fn reset<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) -> St
     packet.set_words(headers.transport, header)
 }
 
-/// Turns the packet into an ICMP error about itself, quoting its network header and the start of its transport header.
+/// Turns the packet into an ICMP error about itself, quoting it up to the start of its transport header.
 #[inline(always)]
-pub fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, error: IcmpError) -> Step<()> {
+fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, error: IcmpError) -> Step<()> {
     let protocol = headers.key.protocol;
+    let end = headers.transport + quoted(protocol);
     let sum = if protocol == Protocol::Sctp as u8 {
         // The kernel does not cut into a checksum that the device completes, so SCTP's header is quoted whole.
-        packet.truncate(headers.transport + SCTP_LEN)?;
-        checksum::sum_words(&packet.words::<3>(headers.transport)?)
+        packet.resize(end)?;
+        let sum = checksum::sum_words(&packet.words::<3>(headers.transport)?);
+        sum + F::extensions_sum(packet, headers, sum)?
     } else {
         let check = headers.transport + checksum_offset(protocol);
         let original = packet.half(check)?;
         let partial = packet.probe_partial_checksum(check)?;
         *packet.at_mut::<[u8; 2]>(check)? = original.to_ne_bytes();
         // For the same reason TCP's is.
-        packet.truncate(headers.transport + quoted(protocol))?;
-        if partial {
-            // The device makes the quoted part and its pseudo header sum to zero; the field holds the pseudo header's sum.
-            u64::from(!original)
-        } else if protocol == Protocol::Tcp as u8 {
+        packet.resize(end)?;
+        let sum = if protocol == Protocol::Tcp as u8 {
             checksum::sum_words(&packet.words::<5>(headers.transport)?)
         } else {
             checksum::sum_words(&packet.words::<2>(headers.transport)?)
-        }
+        };
+        // Where a device completes the checksum, it makes the quoted part and its pseudo header sum to zero; the field holds the
+        // pseudo header's sum.
+        let completed = if partial { u64::from(!original) } else { sum };
+        completed + F::extensions_sum(packet, headers, sum)?
     };
     packet.insert_after_ethernet(F::ICMP_ERROR_LEN)?;
     F::write_icmp_error(packet, headers, error, quoted(protocol), sum)

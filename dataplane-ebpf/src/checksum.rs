@@ -1,5 +1,6 @@
 //! Internet checksum arithmetic (RFC 1071, RFC 1624) on words as they lie in memory.
 
+use aya_ebpf::helpers::bpf_csum_diff;
 use dataplane_common::{Addr, FlowKey};
 
 /// Adds with end-around carry.
@@ -74,6 +75,16 @@ pub fn sum_words<const N: usize>(words: &[u32; N]) -> u64 {
         sum += u64::from(*word);
     }
     sum
+}
+
+/// Sum of `bytes`, a multiple of four of them that lie in a packet.
+#[inline(always)]
+pub fn sum_bytes<const N: usize>(bytes: &[u8; N]) -> u32 {
+    // `MAX_BPF_STACK`, which the helper compares with.
+    const { assert!(N.is_multiple_of(4) && N <= 512) };
+    // SAFETY: the reference is valid for the call, and the length is that of the array. It is only read.
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_ptr().cast_mut().cast(), N as u32, 0) };
+    sum as u32
 }
 
 /// The checksum field for data with this sum.

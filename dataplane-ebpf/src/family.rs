@@ -27,7 +27,7 @@ pub enum Part {
 
 /// A packet that translation may concern: TCP, UDP or SCTP.
 pub struct Headers<A> {
-    /// Addresses, ports and protocol; a later fragment has no ports until its datagram is found.
+    /// Addresses, ports and protocol; a later fragment has no ports, and maybe another protocol, until its datagram is found.
     pub key: FlowKey<A>,
     /// Offset of the transport header.
     pub transport: usize,
@@ -92,6 +92,8 @@ pub trait Datapath: Family {
     const ICMP_ERROR_LEN: usize;
     /// `AF_INET` or `AF_INET6`.
     const SOCKET_FAMILY: u8;
+    /// Whether the protocol is part of what the fragments of one datagram have in common.
+    const FRAGMENTS_NAME_PROTOCOL: bool;
     /// Flags of `bpf_l4_csum_replace` for a change of the pseudo header.
     fn pseudo_header_flags(protocol: u8) -> u32;
 
@@ -150,11 +152,21 @@ pub trait Datapath: Family {
         Ok(())
     }
 
+    /// Whether a later fragment whose header names `protocol` may be part of a flow.
+    #[inline(always)]
+    fn continues_datagram(protocol: u8) -> bool {
+        Protocol::from_number(protocol).is_some()
+    }
+
     /// Whether an ICMP message of this type is an error that may be about a flow.
     fn is_icmp_error(kind: u8) -> bool;
 
-    /// Whether an answer can be made out of the packet: its headers are the plain ones.
+    /// Whether an ICMP error can be made out of the packet: it is no later fragment, and not too much is in front of its transport
+    /// header.
     fn is_answerable(headers: &Headers<Self::Addr>) -> bool;
+
+    /// Whether an answer of the same protocol can have the packet's own network header.
+    fn lends_header(headers: &Headers<Self::Addr>) -> bool;
 
     /// Writes both addresses of the network header at `offset`; `difference` is what that adds to a sum over them.
     fn write_addresses(
@@ -184,14 +196,21 @@ pub trait Datapath: Family {
     /// bytes behind the header, a fresh hop limit.
     fn write_answer_header(packet: &mut Packet<'_>, headers: &Headers<Self::Addr>, payload: usize) -> Step<()>;
 
+    /// Sum over what an ICMP error quotes between the plain network header and the transport header, as far as nothing there makes up
+    /// for it. The packet has been cut to what is quoted, and `transport_sum` is the sum over its transport bytes.
+    #[inline(always)]
+    fn extensions_sum(_packet: &mut Packet<'_>, _headers: &Headers<Self::Addr>, _transport_sum: u64) -> Step<u64> {
+        Ok(0)
+    }
+
     /// Writes a network and an ICMP header in front of the quoted packet, which now begins [`Self::ICMP_ERROR_LEN`] bytes
-    /// later. `quoted` is the number of its transport bytes and `transport_sum` their sum.
+    /// later. `quoted` is the number of its transport bytes, `sum` that over them and whatever [`Self::extensions_sum`] is over.
     fn write_icmp_error(
         packet: &mut Packet<'_>,
         headers: &Headers<Self::Addr>,
         error: IcmpError,
         quoted: usize,
-        transport_sum: u64,
+        sum: u64,
     ) -> Step<()>;
 }
 
@@ -213,7 +232,7 @@ pub fn parse<F: Datapath>(packet: &mut Packet<'_>) -> Option<Parsed<F::Addr>> {
     if network.protocol == F::ICMP {
         return Some(Parsed::Icmp);
     }
-    Some(parse_transport(packet, &network).map_or(Parsed::Other, Parsed::Flow))
+    Some(parse_transport::<F>(packet, &network).map_or(Parsed::Other, Parsed::Flow))
 }
 
 /// Reads the headers of a TCP segment or UDP datagram that is whole and has nothing between its headers; `None` for
@@ -226,16 +245,10 @@ pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>>
         return None;
     }
     // The constant is what the verifier wants to see.
-    let headers = parse_transport(packet, &Network { transport: ETH_LEN + F::HEADER_LEN, ..network })?;
+    let headers = parse_transport::<F>(packet, &Network { transport: ETH_LEN + F::HEADER_LEN, ..network })?;
     // What is cut short is for the stack to judge, and so is what is longer than its header can say.
     let len = F::transport_len(packet, &headers).ok()?;
     (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
-}
-
-/// Reads the headers of a packet that has nothing between them, fragments among them; `None` for everything else.
-#[inline(always)]
-pub fn parse_unextended<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>> {
-    parse_transport(packet, &F::plain_network(packet, ETH_LEN)?)
 }
 
 /// The destination of a packet, whatever it carries; `None` for what is cut short.
@@ -267,11 +280,10 @@ pub fn parse_error<F: Datapath>(packet: &mut Packet<'_>) -> Option<Quote<F::Addr
 
 /// Reads the transport header behind a network header; `None` for other protocols and for what is cut short.
 #[inline(always)]
-fn parse_transport<A: Addr>(packet: &impl Frame, network: &Network<A>) -> Option<Headers<A>> {
+fn parse_transport<F: Datapath>(packet: &impl Frame, network: &Network<F::Addr>) -> Option<Headers<F::Addr>> {
     let Network { src, dst, protocol, transport, hop_limit, part, datagram } = *network;
     let (ports, tcp) = if part == Part::Later {
-        Protocol::from_number(protocol)?;
-        (0, TcpFlags::default())
+        F::continues_datagram(protocol).then_some((0, TcpFlags::default()))?
     } else if protocol == Protocol::Tcp as u8 {
         // Ports are the first word, flags the 14th byte.
         let [ports, _, _, flags, _] = packet.words::<5>(transport).ok()?;

@@ -206,9 +206,9 @@ impl Packet<'_> {
         Ok(self.half(offset)? == before)
     }
 
-    /// Cuts the packet to `len` bytes.
+    /// Cuts the packet to `len` bytes, or makes it as long with zeroes. It is in one piece then, and no longer one of several segments.
     #[inline(always)]
-    pub fn truncate(&mut self, len: usize) -> Step<()> {
+    pub fn resize(&mut self, len: usize) -> Step<()> {
         // SAFETY: the helper checks the length.
         let result = unsafe { bpf_skb_change_tail(self.raw(), len as u32, 0) };
         if result == 0 { Ok(()) } else { Err(DropReason::RejectFailed) }

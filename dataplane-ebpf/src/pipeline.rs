@@ -52,12 +52,13 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
         // What tells is routed from here in any case.
         let confirm = bypasses && !tells && way::refresh::<F>(skb);
         outcome = known_flow::<H, F, true>(skb, confirm);
-    } else if outcome == Outcome::REFUSED {
-        outcome = refusal::<H, F>(skb);
     } else if bypasses && outcome == Outcome::UNTRANSLATED {
         outcome = way::follow::<F>(skb, true);
     } else if outcome == Outcome::ICMP_ERROR {
         outcome = icmp_error::<H, F>(skb);
+    }
+    if H::BEGINS_FLOWS && outcome.error().is_some() {
+        outcome = answer::<H, F>(skb, outcome);
     }
     if outcome == Outcome::NO_FLOW {
         outcome = if H::BEGINS_FLOWS && H::may_begin(skb) { no_flow::<F>(skb) } else { Outcome::PASS };
@@ -89,7 +90,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
         None => return Ok(Outcome::PASS),
     };
     if !fragments::follow::<F>(&mut headers)? {
-        return Ok(Outcome::PASS);
+        return Ok(Outcome::NO_FLOW);
     }
     let Some(flow) = conntrack::find::<F>(&headers.key) else {
         let continues = H::BYPASSES && !fresh && headers.tcp.continues();
@@ -154,7 +155,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
             hop.reach = Reach::Unresolved;
         }
         conntrack::account::<F>(&headers, flow, packet.len(), now);
-        return route::<F>(packet, &headers, &to, &hop).map(Verdict::act);
+        return route::<F>(packet, &headers, &to, &hop);
     }
     conntrack::account::<F>(&headers, flow, packet.len(), now);
     nat::rewrite::<F>(packet, &headers, &to)?;
@@ -234,16 +235,20 @@ pub fn open_flow<H: Hook, F: Datapath>(
     conntrack::open::<F>(headers, &mut to, &opening)
 }
 
-/// Answers a packet that no backend can take.
+/// Answers a packet that goes no further, as its `outcome` says, which has been counted.
 #[inline(never)]
-fn refusal<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
+fn answer<H: Hook, F: Datapath>(skb: *mut __sk_buff, outcome: Outcome) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
-    // Behind extension headers nothing is answered, and to read them costs the verifier as much as all the rest.
-    let Some(headers) = family::parse_unextended::<F>(&packet) else { return Outcome::DROP };
-    match answer::refuse::<F>(&mut packet, &headers) {
+    let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::DROP };
+    let answered = match outcome.error() {
+        Some(IcmpError::PortUnreachable) => answer::refuse::<F>(&mut packet, &headers),
+        Some(error) => answer::complain::<F>(&mut packet, &headers, error),
+        None => Ok(false),
+    };
+    match answered {
         Ok(true) => Outcome::of(H::reply(&mut packet).map(Verdict::act)),
-        // What must not be answered: it has been counted.
+        // What must not be answered.
         Ok(false) => Outcome::DROP,
         Err(reason) => Outcome::of(Err(reason)),
     }
@@ -300,35 +305,21 @@ fn route<F: Datapath>(
     headers: &Headers<F::Addr>,
     to: &FlowKey<F::Addr>,
     hop: &Hop,
-) -> Step<Verdict> {
+) -> Step<Outcome> {
     let forwarded = !packet.is_locally_sent();
     if forwarded && headers.hop_limit <= 1 {
-        return complain::<F>(packet, headers, IcmpError::TimeExceeded, DropReason::HopLimit);
+        count_drop(DropReason::HopLimit);
+        return Ok(Outcome::OUT_OF_HOPS);
     }
     if forward::network_len(packet, headers)? > hop.mtu {
-        return complain::<F>(packet, headers, IcmpError::TooBig(hop.mtu as u16), DropReason::TooBig);
+        count_drop(DropReason::TooBig);
+        return Ok(Outcome::too_big(hop.mtu as u16));
     }
     nat::rewrite::<F>(packet, headers, to)?;
     if forwarded {
         F::decrement_hop_limit(packet)?;
     }
-    forward::transmit(packet, hop)
-}
-
-/// Sends an ICMP error about the packet, which has not been rewritten, to its sender.
-#[inline(always)]
-fn complain<F: Datapath>(
-    packet: &mut Packet<'_>,
-    headers: &Headers<F::Addr>,
-    error: IcmpError,
-    reason: DropReason,
-) -> Step<Verdict> {
-    if !F::is_answerable(headers) {
-        return Err(reason);
-    }
-    answer::icmp_error::<F>(packet, headers, error)?;
-    count_drop(reason);
-    forward::bounce(packet)
+    forward::transmit(packet, hop).map(Verdict::act)
 }
 
 /// Where a flow's two directions are translated, and where they go then.

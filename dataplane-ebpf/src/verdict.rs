@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use dataplane_common::DropReason;
 
-use crate::maps::count_drop;
+use crate::{family::IcmpError, maps::count_drop};
 
 /// A stage either yields a value or ends the packet with a counted drop.
 pub type Step<T> = Result<T, DropReason>;
@@ -71,6 +71,10 @@ impl Outcome {
     pub const BEGUN: Self = Self(0x101);
     /// Nobody can take it, and its sender is to be told.
     pub const REFUSED: Self = Self(0x102);
+    /// Its hop limit ends here, and its sender is to be told.
+    pub const OUT_OF_HOPS: Self = Self(0x109);
+    /// The first of those that say "larger than the next link takes, and its sender is to be told", each with what it takes.
+    const TOO_BIG: i32 = 0x1_0000;
     /// Where its flow's packets go next has to be looked up again.
     pub const STALE_WAY: Self = Self(0x104);
     /// It is part of no flow that could be translated.
@@ -91,6 +95,25 @@ impl Outcome {
                 count_drop(reason);
                 Self::DROP
             }
+        }
+    }
+
+    /// It is larger than the next link takes, which are `mtu` bytes, and its sender is to be told.
+    #[inline(always)]
+    pub const fn too_big(mtu: u16) -> Self {
+        Self(Self::TOO_BIG | mtu as i32)
+    }
+
+    /// What the packet's sender is to be told.
+    #[inline(always)]
+    pub const fn error(self) -> Option<IcmpError> {
+        if self.0 >= Self::TOO_BIG {
+            return Some(IcmpError::TooBig(self.0 as u16));
+        }
+        match self {
+            Self::REFUSED => Some(IcmpError::PortUnreachable),
+            Self::OUT_OF_HOPS => Some(IcmpError::TimeExceeded),
+            _ => None,
         }
     }
 

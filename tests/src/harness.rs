@@ -194,6 +194,13 @@ impl Harness {
         self.test_run(hook, frame, 1, Some((0, index)))
     }
 
+    /// The same as [`Self::run_on`] for a packet that a device has joined from several with `segment` bytes of payload each.
+    pub fn run_joined(&self, index: u32, hook: Hook, frame: &[u8], segment: u16) -> Result<Outcome> {
+        let mut context = context_of(index, index);
+        context[176..180].copy_from_slice(&u32::from(segment).to_ne_bytes());
+        self.test_run_in(hook, frame, 1, Some(&context))
+    }
+
     /// Runs the program at `hook` many times on what it makes of the frame: the packet is not reset in between.
     pub fn repeat(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<Outcome> {
         self.test_run(hook, frame, repeat, None)
@@ -214,17 +221,22 @@ impl Harness {
     }
 
     fn test_run(&self, hook: Hook, frame: &[u8], repeat: u32, interfaces: Option<(u32, u32)>) -> Result<Outcome> {
+        let is_xdp = matches!(hook, Hook::XdpFromUplink | Hook::XdpGeneric);
+        let context = interfaces.map(|(ingress, interface)| {
+            if is_xdp { xdp_context_of(interface, frame.len()) } else { context_of(ingress, interface) }
+        });
+        self.test_run_in(hook, frame, repeat, context.as_deref())
+    }
+
+    fn test_run_in(&self, hook: Hook, frame: &[u8], repeat: u32, context: Option<&[u8]>) -> Result<Outcome> {
         let program = self.ebpf.program(hook.program()).context("a program is missing")?;
         let is_xdp = matches!(program, Program::Xdp(_));
         // Room for the headers of an ICMP error around it.
         let mut out = vec![0; frame.len() + 256];
-        let context = interfaces.map(|(ingress, interface)| {
-            if is_xdp { xdp_context_of(interface, frame.len()) } else { context_of(ingress, interface) }
-        });
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            ctx_in: context.as_deref(),
+            ctx_in: context,
             repeat,
             ..Default::default()
         };
@@ -264,8 +276,8 @@ impl Harness {
 /// Entries of maps that are larger by default.
 const SMALL: u32 = 16 << 10;
 
-/// The beginning of `struct __sk_buff` up to `ifindex`; the kernel takes the rest as zero.
-const CONTEXT: usize = 44;
+/// The beginning of `struct __sk_buff` up to `gso_size`, the field at 176; the kernel takes the rest as zero.
+const CONTEXT: usize = 180;
 
 /// A `struct __sk_buff` with `ingress_ifindex` and `ifindex` set, the fields at 36 and 40.
 fn context_of(ingress: u32, interface: u32) -> Vec<u8> {

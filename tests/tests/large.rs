@@ -1,11 +1,15 @@
 //! More than a packet holds: streams over a narrow hop, fragmented datagrams, and streams of segments that the stack keeps
 //! together, through every kind of frontend.
 
+use std::{net::SocketAddr, time::Duration};
+
 use anyhow::Result;
 use dataplane_tests::{
-    scenario::Scenario,
+    cluster::Site,
+    expect,
+    scenario::{FAR, Scenario},
     topology::{IpVersion, Wiring},
-    traffic::protocol::Transport,
+    traffic::{Ask, protocol::Transport},
 };
 
 /// Makes the last hop to the pod narrow: the node forwards to it no more than 1300 bytes, and says so.
@@ -24,6 +28,52 @@ fn p44_path_mtu_discovery_works_through_every_frontend() -> Result<()> {
     narrow(&scenario, "a", "web-a")?;
     narrow(&scenario, "b", "web-b")?;
     scenario.echo(&[Transport::Tcp], 1_000_000)
+}
+
+/// Makes the way from node `a` to the pod `web-b` narrower than any link that the client knows.
+fn narrow_between_nodes(scenario: &Scenario) -> Result<()> {
+    let cluster = &scenario.cluster;
+    let mut script = String::new();
+    for version in IpVersion::BOTH {
+        let (pod, node) = (cluster.pod("web-b").ip(version), cluster.host("b").ip(version));
+        let bits = if version == IpVersion::V4 { 32 } else { 128 };
+        script.push_str(&format!("route add {pod}/{bits} via {node} mtu lock 1300\n"));
+    }
+    cluster.host("a").netns().ip(&script)
+}
+
+/// Expects that `client` reaches `web-b` with datagrams of several fragments: not at once, for what is too large is lost, and nobody
+/// sends a datagram again by itself.
+fn learns(client: &Site, to: SocketAddr) -> Result<()> {
+    for transport in [Transport::Udp, Transport::UdpUnconnected] {
+        let ask = Ask::new(transport, to).payload(4_000).patience(Duration::from_secs(1));
+        expect::eventually(|| expect::answered(client, &ask, &["web-b"]))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn p44_p45_a_client_outside_learns_how_large_fragments_to_a_remote_backend_may_be() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &[])?;
+    narrow_between_nodes(&scenario)?;
+    for version in IpVersion::BOTH {
+        learns(&scenario.cluster.external, scenario.cluster.node("a").address(version, FAR))?;
+    }
+    Ok(())
+}
+
+/// Its packets are translated when they leave the node, so what is said about them has to come in there.
+#[test]
+fn p44_p45_a_process_of_the_node_learns_how_large_its_packets_may_be() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &["--socket-lb=off"])?;
+    narrow_between_nodes(&scenario)?;
+    let host = &scenario.cluster.node("a").host;
+    for version in IpVersion::BOTH {
+        let to = scenario.far.cluster_ip(version);
+        expect::answered(host, &Ask::new(Transport::Tcp, to).payload(1_000_000), &["web-b"])?;
+        learns(host, to)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use dataplane_common::{DropReason, FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Action, Harness, Hook, Target},
-    packet::{Icmp, IcmpError, Packet, Parsed},
+    packet::{
+        Icmp, IcmpError, Packet, Parsed, fragment,
+        options::{with_extension, with_options},
+    },
     router::{Router, UPLINK_MTU},
     topology::IpVersion,
 };
@@ -51,8 +54,20 @@ fn redirects(router: &Router, harness: &Harness, packet: &Packet) -> Result<Pack
 
 /// The ICMP error that the packet's sender gets.
 fn complaint(router: &Router, harness: &Harness, packet: &Packet) -> Result<Icmp> {
-    match router.meets(harness, Hook::FromUplink, &packet.frame()?, Action::Redirect)? {
-        Parsed::Icmp(icmp) => Ok(icmp),
+    complaint_about(router, harness, &packet.frame()?)
+}
+
+/// The same about a frame, which must be quoted as it was sent.
+fn complaint_about(router: &Router, harness: &Harness, frame: &[u8]) -> Result<Icmp> {
+    icmp_about(router.meets(harness, Hook::FromUplink, frame, Action::Redirect)?, frame)
+}
+
+fn icmp_about(answer: Parsed, frame: &[u8]) -> Result<Icmp> {
+    match answer {
+        Parsed::Icmp(icmp) => {
+            ensure!(icmp.about == frame[14..][..icmp.about.len()], "{icmp:x?}\nabout\n{frame:x?}");
+            Ok(icmp)
+        }
         other @ Parsed::Transport(_) => bail!("no ICMP error: {other:?}"),
     }
 }
@@ -111,6 +126,73 @@ fn a_packet_whose_hop_limit_ends_here_is_answered_with_time_exceeded() -> Result
         let icmp = complaint(router, harness, &last)?;
         assert!(icmp.says(IcmpError::TimeExceeded), "{icmp:?}");
         assert_eq!(harness.drops()?.get(&DropReason::HopLimit), Some(&1));
+        Ok(())
+    })
+}
+
+#[test]
+fn p44_p45_a_first_fragment_too_large_for_the_way_is_answered_with_the_mtu() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let sent = Packet::first(protocol, cast.client, cast.node_port).with_payload(&[0x5a; 2001]);
+        let plain = sent.frame()?;
+        for (id, frame) in (1..).zip([plain.clone(), with_options(&plain, 1)?, with_options(&plain, 10)?]) {
+            let fragments = fragment::cut(&frame, id, 1400)?;
+            let icmp = complaint_about(router, harness, &fragments[0])?;
+            assert!(icmp.says(IcmpError::TooBig(UPLINK_MTU)), "{icmp:?}");
+            assert_eq!((icmp.src, icmp.dst), (cast.node_port.ip(), cast.client.ip()));
+            // The others fit, and no error is sent about those that do not.
+            let later = router.run(harness, Hook::FromUplink, &fragments[1])?;
+            assert_eq!(later.action, Action::Redirect, "{:?}", harness.drops()?);
+            let again = fragment::cut(&sent.clone().with_payload(&[0x5a; 3001]).frame()?, id + 100, 1400)?;
+            complaint_about(router, harness, &again[0])?;
+            assert_eq!(router.run(harness, Hook::FromUplink, &again[1])?.action, Action::Drop);
+        }
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), Some(&9));
+        Ok(())
+    })
+}
+
+#[test]
+fn p44_a_packet_with_options_is_answered_with_the_mtu_and_with_time_exceeded() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let sent = Packet::first(protocol, cast.client, cast.node_port).with_payload(&[0x5a; 1400]);
+        let last = Packet { hop_limit: 1, ..sent.clone() };
+        for (packet, error) in [(&sent, IcmpError::TooBig(UPLINK_MTU)), (&last, IcmpError::TimeExceeded)] {
+            let mut dressed = vec![with_options(&packet.frame()?, 1)?, with_options(&packet.frame()?, 10)?];
+            if cast.client.is_ipv6() {
+                let chain = [0, 43, 60].iter();
+                dressed
+                    .push(chain.into_iter().try_fold(packet.frame()?, |frame, kind| with_extension(&frame, *kind, 2))?);
+            }
+            for frame in dressed {
+                let icmp = complaint_about(router, harness, &frame)?;
+                assert!(icmp.says(error), "{icmp:?}");
+                assert_eq!(icmp.dst, cast.client.ip());
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn p44_what_a_device_has_joined_is_measured_by_the_segments_that_it_will_be_cut_into() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        let headers = if cast.client.is_ipv4() { 20 } else { 40 } + if protocol == Protocol::Tcp { 20 } else { 8 };
+        let small = Packet::first(protocol, cast.client, cast.node_port);
+        redirects(router, harness, &small)?;
+        let fits = UPLINK_MTU - headers;
+        let joined = small.with_flags(TcpFlags::ACK).with_payload(&vec![0x5a; 2 * usize::from(fits)]);
+        let frame = joined.frame()?;
+        let run = |segment| router.inside(|| harness.run_joined(router.uplink, Hook::FromUplink, &frame, segment));
+        let whole = run(fits)??;
+        assert_eq!(whole.action, Action::Redirect);
+        assert_eq!(whole.packet()?.dst, cast.remote);
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), None);
+        let outcome = run(fits + 1)??;
+        assert_eq!(outcome.action, Action::Redirect);
+        let icmp = icmp_about(outcome.parsed()?, &frame)?;
+        assert!(icmp.says(IcmpError::TooBig(UPLINK_MTU)), "{icmp:?}");
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), Some(&1));
         Ok(())
     })
 }

@@ -55,6 +55,7 @@ impl Datapath for V4 {
     const HEADER_LEN: usize = Ipv4Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv4Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 2;
+    const FRAGMENTS_NAME_PROTOCOL: bool = true;
 
     #[inline(always)]
     fn pseudo_header_flags(protocol: u8) -> u32 {
@@ -212,6 +213,11 @@ impl Datapath for V4 {
     }
 
     #[inline(always)]
+    fn lends_header(headers: &Headers<Addr>) -> bool {
+        headers.part == Part::Whole
+    }
+
+    #[inline(always)]
     fn write_addresses(packet: &mut impl Frame, offset: usize, src: &Addr, dst: &Addr, difference: u32) -> Step<()> {
         let header = packet.at_mut::<Ipv4Hdr>(offset)?;
         header.src_addr = src[0].to_ne_bytes();
@@ -276,7 +282,7 @@ impl Datapath for V4 {
         headers: &Headers<Addr>,
         error: IcmpError,
         quoted: usize,
-        transport_sum: u64,
+        sum: u64,
     ) -> Step<()> {
         // RFC 792, RFC 1191.
         let (kind, code, mtu): (u32, u32, u16) = match error {
@@ -294,7 +300,7 @@ impl Datapath for V4 {
 
         let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
         // The quoted network header adds nothing: with its own checksum it sums to zero.
-        icmp[0] |= u32::from(checksum::complement(checksum::sum_words(&icmp) + transport_sum)) << 16;
+        icmp[0] |= u32::from(checksum::complement(checksum::sum_words(&icmp) + sum)) << 16;
         packet.set_words(ETH_LEN, network)?;
         packet.set_words(ETH_LEN + Ipv4Hdr::LEN, icmp)?;
         Ok(())

@@ -1,18 +1,19 @@
 //! IPv6: header layout, no header checksum, ICMPv6.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use dataplane_common::{NodeConfig, Protocol, V6};
+use dataplane_common::{DropReason, NodeConfig, Protocol, V6};
 use network_types::ip::Ipv6Hdr;
 
 use super::{Datapath, Headers, IcmpError, Network, Part};
 use crate::{
     checksum, config,
     forward::FibRequest,
+    fragments,
     maps::{
         self, Affinities, Backends, Cidrs, Conntrack, Fragments, Frontends, LocalAddrs, SnatAddrs, Sockets,
         SourceRanges, Ways,
     },
-    packet::{ETH_LEN, Frame, Packet},
+    packet::{ETH_LEN, Frame, Packet, TCP_LEN},
     verdict::Step,
 };
 
@@ -33,6 +34,11 @@ const FIRST: u64 = 1;
 const LATER: u64 = 2;
 /// Offsets that extension headers can lead to; the verifier wants to see a bound.
 const TRANSPORT_MASK: u64 = 0x7ff;
+/// Offset of the first extension header.
+const EXTENSIONS_OFFSET: usize = ETH_LEN + Ipv6Hdr::LEN;
+/// Bytes behind the plain network header that an ICMP error quotes at most: as many of those that are made readable as the sum
+/// takes.
+const QUOTED_LINEAR: usize = (EXTENSIONS_LINEAR as usize - EXTENSIONS_OFFSET) / 4 * 4;
 /// Extension headers are looked for in this many bytes.
 const EXTENSIONS_LINEAR: u32 = 256;
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`, Linux 6.16: the change of the addresses is already part of the device's sum.
@@ -44,6 +50,7 @@ impl Datapath for V6 {
     const HEADER_LEN: usize = Ipv6Hdr::LEN;
     const ICMP_ERROR_LEN: usize = Ipv6Hdr::LEN + 8;
     const SOCKET_FAMILY: u8 = 10;
+    const FRAGMENTS_NAME_PROTOCOL: bool = false;
 
     #[inline(always)]
     fn pseudo_header_flags(protocol: u8) -> u32 {
@@ -159,6 +166,12 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn continues_datagram(protocol: u8) -> bool {
+        // The header that all fragments name is the first one of the datagram, which may come before its transport header.
+        Protocol::from_number(protocol).is_some() || is_extension(protocol)
+    }
+
+    #[inline(always)]
     fn is_icmp_error(kind: u8) -> bool {
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
         matches!(kind, 1..=4)
@@ -166,8 +179,12 @@ impl Datapath for V6 {
 
     #[inline(always)]
     fn is_answerable(headers: &Headers<Addr>) -> bool {
-        // Behind extension headers the quoted part would have to be summed up header by header.
-        headers.transport == ETH_LEN + Ipv6Hdr::LEN
+        headers.part != Part::Later && headers.transport + TCP_LEN as usize <= EXTENSIONS_OFFSET + QUOTED_LINEAR
+    }
+
+    #[inline(always)]
+    fn lends_header(headers: &Headers<Addr>) -> bool {
+        headers.transport == EXTENSIONS_OFFSET
     }
 
     #[inline(always)]
@@ -218,12 +235,26 @@ impl Datapath for V6 {
     }
 
     #[inline(always)]
+    fn extensions_sum(packet: &mut Packet<'_>, headers: &Headers<Addr>, transport_sum: u64) -> Step<u64> {
+        if headers.transport == EXTENSIONS_OFFSET {
+            return Ok(0);
+        }
+        // The verifier wants constant lengths: zeroes behind the packet add nothing.
+        let len = packet.len() as usize;
+        packet.resize(EXTENSIONS_OFFSET + QUOTED_LINEAR)?;
+        let quoted = packet.at::<[u8; QUOTED_LINEAR]>(EXTENSIONS_OFFSET).ok_or(DropReason::RejectFailed)?;
+        let sum = checksum::sum_bytes(quoted);
+        packet.resize(len)?;
+        Ok(u64::from(sum) + u64::from(!checksum::fold32(transport_sum)))
+    }
+
+    #[inline(always)]
     fn write_icmp_error(
         packet: &mut Packet<'_>,
         headers: &Headers<Addr>,
         error: IcmpError,
         quoted: usize,
-        transport_sum: u64,
+        sum: u64,
     ) -> Step<()> {
         // RFC 4443.
         let (kind, code, mtu): (u32, u32, u16) = match error {
@@ -232,14 +263,13 @@ impl Datapath for V6 {
             IcmpError::TimeExceeded => (3, 0, 0),
         };
         let [quoted_flow, quoted_length] = packet.words::<2>(ETH_LEN + Self::ICMP_ERROR_LEN)?;
-        let payload = 8 + Ipv6Hdr::LEN + quoted;
+        let payload = 8 + (headers.transport - ETH_LEN) + quoted;
         let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
         // The same two addresses stand in the pseudo header and in the quoted header.
         let addresses = checksum::sum(&headers.key.src) + checksum::sum(&headers.key.dst);
         let pseudo = u64::from((payload as u32).to_be()) + u64::from(u32::from(Self::ICMP).to_be());
-        let quoted_sum = u64::from(quoted_flow) + u64::from(quoted_length) + addresses + transport_sum;
-        let sum = checksum::sum_words(&icmp) + pseudo + addresses + quoted_sum;
-        icmp[0] |= u32::from(checksum::complement(sum)) << 16;
+        let quoted_sum = u64::from(quoted_flow) + u64::from(quoted_length) + addresses + sum;
+        icmp[0] |= u32::from(checksum::complement(checksum::sum_words(&icmp) + pseudo + addresses + quoted_sum)) << 16;
 
         let next_and_hops = (payload as u32) << 16 | u32::from(Self::ICMP) << 8 | u32::from(ANSWER_HOP_LIMIT);
         packet.set_words(ETH_LEN, [0x6000_0000_u32.to_be(), next_and_hops.to_be()])?;
@@ -253,6 +283,9 @@ impl Datapath for V6 {
 /// Skips extension headers (RFC 8200, 4) from `transport` on. Four of them are one more than any sender has use for; behind
 /// more, the protocol is one that is not translated.
 ///
+/// What follows a later fragment's header is what its first fragment has said: the header itself names the first one of the datagram,
+/// which may be another extension header.
+///
 /// Returns the offset of what follows, its protocol from bit 16 on, the part of a datagram from bit 24 on (0 whole, 1 first,
 /// 2 later) and the datagram's identification from bit 32 on. One number, and a global function for the kernel, which verifies it
 /// once instead of once per call, and knows nothing of its result whichever way it went.
@@ -262,6 +295,7 @@ extern "C" fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u
     // SAFETY: the caller passes the context of the running program.
     let packet = unsafe { Packet::pulled(skb) };
     let (mut transport, mut protocol) = (transport & TRANSPORT_MASK as u32, protocol as u8);
+    let network = transport.wrapping_sub(Ipv6Hdr::LEN as u32) as usize & TRANSPORT_MASK as usize;
     let (mut part, mut datagram) = (WHOLE, 0);
     for _ in 0..4 {
         if !is_extension(protocol) || part == LATER {
@@ -281,6 +315,13 @@ extern "C" fn behind_extensions(skb: *mut __sk_buff, transport: u32, protocol: u
         }
         protocol = first as u8;
         transport = (transport + units * 8) & TRANSPORT_MASK as u32;
+    }
+    if part == LATER
+        && let Ok(src) = packet.words(network + SRC_IN_HEADER)
+        && let Ok(dst) = packet.words(network + DST_IN_HEADER)
+        && let Some(first) = fragments::recall::<V6>(&fragments::key::<V6>(src, dst, datagram, protocol))
+    {
+        protocol = first.protocol as u8;
     }
     u64::from(transport) | u64::from(protocol) << 16 | part << 24 | u64::from(datagram) << 32
 }

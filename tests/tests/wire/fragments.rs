@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use dataplane_common::{DropReason, FrontendKind, Protocol, map::local_addr};
+use dataplane_common::{
+    DropReason, FrontendKind, Protocol,
+    map::{cidr, local_addr},
+};
 use dataplane_tests::{
     harness::{Action, Harness, Hook},
-    packet::{Packet, Parsed, fragment},
+    packet::{
+        Packet, Parsed, fragment,
+        options::{with_extension, with_options},
+    },
+    topology::IpVersion,
 };
 
-use crate::cast::{Cast, each_version, meets};
+use crate::cast::{Cast, each, each_version, icmp, meets};
 
 /// Bytes per fragment.
 const SIZE: usize = 1440;
@@ -163,22 +170,142 @@ fn p45_fragments_of_what_is_no_service_pass_in_any_order() -> Result<()> {
 }
 
 #[test]
-fn p45_a_first_fragment_without_endpoints_is_answered_or_dropped_and_the_others_go_nowhere() -> Result<()> {
+fn p45_options_of_which_later_fragments_know_nothing_are_skipped() -> Result<()> {
     each_version(|harness, cast| {
+        cluster_ip(harness, &cast)?;
+        // IPv4's are in front of every fragment, IPv6's in the first one alone: the others name the type of what it begins with.
+        let cut = |packet: &Packet, id, units| fragment::cut(&with_options(&packet.frame()?, units)?, id, SIZE);
+        for (id, units) in (1..).zip([1, 2, 10]) {
+            let sent = large(cast.pod, cast.service);
+            let mut fragments = cut(&sent, id, units)?;
+            assert_eq!(fragments.len(), 3);
+            fragments[1..].reverse();
+            let translated = passes(harness, Hook::FromPod, &fragments)?;
+            assert_eq!(translated, Packet { dst: cast.remote.addr, ..sent });
+            let answer = translated.answer();
+            let back = passes(harness, Hook::ToPod, &cut(&answer, id + 100, units)?)?;
+            assert_eq!(back, Packet { src: cast.service, ..answer });
+        }
+        assert_eq!(harness.flow_count()?, 2);
+        assert_eq!(harness.drops()?, BTreeMap::new());
+        Ok(())
+    })
+}
+
+/// Fragments whose headers name each of the extension headers that may be behind them (RFC 8200, 4).
+fn cut_behind_extensions(packet: &Packet) -> Result<Vec<Vec<Vec<u8>>>> {
+    let frame = packet.frame()?;
+    let cut = |(kind, id): (u8, u16)| fragment::cut(&with_extension(&frame, kind, 2)?, id, SIZE);
+    [(0, 1), (43, 2), (60, 3)].into_iter().map(cut).collect()
+}
+
+#[test]
+fn p45_later_fragments_follow_their_datagram_whatever_header_they_name() -> Result<()> {
+    each_version(|harness, cast| {
+        if cast.version == IpVersion::V4 {
+            return Ok(());
+        }
+        cluster_ip(harness, &cast)?;
+        let sent = large(cast.pod, cast.service);
+        for mut fragments in cut_behind_extensions(&sent)? {
+            assert_eq!(passes(harness, Hook::FromPod, &fragments)?.dst, cast.remote.addr);
+            // Those of one datagram may name different ones, of which the first fragment's counts (RFC 8200, 4.5).
+            let as_sent = fragments.clone();
+            fragments[1][14 + 40] = 17;
+            fragments[2][14 + 40] = 132;
+            for (fragment, original) in fragments.iter().zip(&as_sent).skip(1) {
+                let frame = meets(harness, Hook::FromPod, fragment, Action::Pass)?;
+                assert_ne!(frame[14..54], original[14..54], "translated");
+                assert_eq!(frame[54..], fragment[54..]);
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn p45_a_fragment_that_overtook_an_extension_header_is_dropped_when_it_is_for_a_service() -> Result<()> {
+    each_version(|harness, cast| {
+        if cast.version == IpVersion::V4 {
+            return Ok(());
+        }
+        cluster_ip(harness, &cast)?;
+        for fragments in cut_behind_extensions(&large(cast.pod, cast.service))? {
+            meets(harness, Hook::FromPod, &fragments[1], Action::Drop)?;
+            meets(harness, Hook::FromUplink, &fragments[2], Action::Drop)?;
+        }
+        assert_eq!(harness.drops()?, BTreeMap::from([(DropReason::UnknownFragment, 6)]));
+        for mut fragments in cut_behind_extensions(&large(cast.pod, cast.remote.addr))? {
+            fragments.reverse();
+            for hook in Hook::ALL {
+                for fragment in &fragments {
+                    assert_eq!(meets(harness, hook, fragment, Action::Pass)?, *fragment, "{hook:?}");
+                }
+            }
+        }
+        assert_eq!(harness.flow_count()?, 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn p45_fragments_of_what_has_no_ports_pass_untouched() -> Result<()> {
+    each_version(|harness, cast| {
+        cluster_ip(harness, &cast)?;
+        passes(harness, Hook::FromPod, &cut(&large(cast.pod, cast.service), 1)?)?;
+        // IPv4 has an identification once per protocol, IPv6 once.
+        let (field, echo, id) = if cast.version == IpVersion::V4 { (14 + 9, 1, 1) } else { (14 + 6, 58, 2) };
+        for to in [cast.service, cast.remote.addr] {
+            // ICMP, GRE, ESP.
+            for protocol in [echo, 47, 50] {
+                let mut frame = large(cast.pod, to).frame()?;
+                frame[field] = protocol;
+                for fragment in fragment::cut(&frame, id, SIZE)?.iter().rev() {
+                    for hook in Hook::TC {
+                        assert_eq!(meets(harness, hook, fragment, Action::Pass)?, *fragment, "{hook:?} {protocol}");
+                    }
+                }
+            }
+        }
+        assert_eq!(harness.drops()?, BTreeMap::new());
+        Ok(())
+    })
+}
+
+#[test]
+fn p10_later_fragments_to_an_address_that_no_service_owns_are_dropped() -> Result<()> {
+    each_version(|harness, cast| {
+        cluster_ip(harness, &cast)?;
+        let (prefix, length) = cast.services();
+        harness.put_cidr(prefix, length, cidr::SERVICE)?;
+        let sent = with_options(&large(cast.pod, cast.unowned).frame()?, 1)?;
+        for fragment in fragment::cut(&sent, 1, SIZE)? {
+            for hook in [Hook::FromPod, Hook::FromUplink] {
+                meets(harness, hook, &fragment, Action::Drop)?;
+            }
+        }
+        assert_eq!(harness.drops()?, BTreeMap::from([(DropReason::UnownedServiceAddress, 6)]));
+        Ok(())
+    })
+}
+
+#[test]
+fn p31_p45_a_first_fragment_without_endpoints_is_answered_and_the_others_go_nowhere() -> Result<()> {
+    each(|harness, cast, protocol| {
         harness.put_other_ports(cast.service.ip())?;
-        harness.add_frontend(FrontendKind::ClusterIp, Protocol::Udp, cast.service, &[])?;
-        let fragments = cut(&large(cast.pod, cast.service), 1)?;
-        let outcome = harness.run(Hook::FromPod, &fragments[0])?;
-        if outcome.action == Action::Redirect {
-            let icmp = crate::cast::icmp(&outcome.frame)?;
-            ensure!(icmp.is_port_unreachable() && icmp.about == fragments[0][14..][..icmp.about.len()], "{icmp:?}");
-        } else {
-            assert_eq!(outcome.action, Action::Drop);
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[])?;
+        let sent = Packet::first(protocol, cast.pod, cast.service).with_payload(&[0x5a; 4001]);
+        for (id, units) in (1..).zip([0, 1, 10]) {
+            let frame = if units == 0 { sent.frame()? } else { with_options(&sent.frame()?, units)? };
+            let fragments = fragment::cut(&frame, id, SIZE)?;
+            let told = icmp(&meets(harness, Hook::FromPod, &fragments[0], Action::Redirect)?)?;
+            ensure!(told.is_port_unreachable() && told.dst == cast.pod.ip(), "{told:?}");
+            ensure!(told.about == fragments[0][14..][..told.about.len()], "{told:?}");
+            for later in &fragments[1..] {
+                meets(harness, Hook::FromPod, later, Action::Drop)?;
+            }
         }
-        for later in &fragments[1..] {
-            meets(harness, Hook::FromPod, later, Action::Drop)?;
-        }
-        assert_eq!(harness.drops()?.get(&DropReason::NoEndpoints), Some(&1));
+        assert_eq!(harness.drops()?.get(&DropReason::NoEndpoints), Some(&3));
         Ok(())
     })
 }

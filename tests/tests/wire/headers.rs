@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use dataplane_common::{DropReason, FrontendKind};
+use dataplane_common::{DropReason, FrontendKind, Protocol, TcpFlags};
 use dataplane_tests::{
     harness::{Action, Harness, Hook},
     packet::{
-        Packet, Parsed,
+        Packet, Parsed, fragment,
         options::{with_extension, with_options},
     },
     topology::IpVersion,
 };
 
-use crate::cast::{each, meets};
+use crate::cast::{each, icmp, meets};
 
 /// IPv6 extension headers (RFC 8200, 4): hop-by-hop options, routing, destination options.
 const EXTENSIONS: [u8; 3] = [0, 43, 60];
@@ -81,27 +81,70 @@ fn p30_more_extension_headers_than_anyone_sends_pass_untranslated() -> Result<()
     })
 }
 
+/// The packet, which carries `payload` bytes, must be answered by ICMP "port unreachable", which quotes all but those.
+fn is_unreachable(harness: &Harness, hook: Hook, frame: &[u8], payload: usize) -> Result<()> {
+    let told = icmp(&meets(harness, hook, frame, Action::Redirect)?)?;
+    ensure!(told.is_port_unreachable(), "{told:?}");
+    ensure!(told.about == frame[14..][..told.about.len()], "{told:x?}\nabout\n{frame:x?}");
+    ensure!(told.about.len() == frame.len() - 14 - payload, "{told:x?}");
+    Ok(())
+}
+
 #[test]
-fn p31_without_endpoints_a_packet_with_options_is_answered_or_dropped_but_never_answered_wrongly() -> Result<()> {
+fn p31_without_endpoints_a_packet_with_options_is_answered() -> Result<()> {
     each(|harness, cast, protocol| {
+        harness.put_other_ports(cast.service.ip())?;
         harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[])?;
-        for units in [1, 10] {
-            let frame = with_options(&Packet::first(protocol, cast.pod, cast.service).frame()?, units)?;
-            let outcome = harness.run(Hook::FromPod, &frame)?;
-            if cast.version == IpVersion::V6 {
-                assert_eq!(outcome.action, Action::Drop);
-                continue;
-            }
-            assert_eq!(outcome.action, Action::Redirect);
-            match outcome.parsed()? {
-                Parsed::Transport(reset) => assert_eq!((reset.src, reset.dst), (cast.service, cast.pod)),
-                Parsed::Icmp(icmp) => {
-                    assert!(icmp.is_port_unreachable());
-                    assert_eq!(icmp.about, frame[14..14 + icmp.about.len()]);
+        let undefined = (cast.service.ip(), 81).into();
+        for to in [cast.service, undefined] {
+            for hook in [Hook::FromPod, Hook::FromUplink] {
+                for units in [1, 2, 10] {
+                    let sent = Packet::first(protocol, cast.pod, to).with_payload(&[0x5a; 333]);
+                    let frame = with_options(&sent.frame()?, units)?;
+                    if cast.version == IpVersion::V6 || protocol == Protocol::Udp {
+                        is_unreachable(harness, hook, &frame, 333)?;
+                        continue;
+                    }
+                    let reset = Parsed::from_frame(&meets(harness, hook, &frame, Action::Redirect)?)?.transport()?;
+                    assert_eq!((reset.src, reset.dst), (to, cast.pod));
                 }
+                let sctp = Packet::sctp(cast.pod, to).with_payload(&[0x5a; 333]);
+                harness.add_frontend(FrontendKind::ClusterIp, Protocol::Sctp, cast.service, &[])?;
+                is_unreachable(harness, hook, &with_options(&sctp.frame()?, 3)?, 333)?;
             }
         }
-        assert_eq!(harness.drops()?, BTreeMap::from([(DropReason::NoEndpoints, 2)]));
+        let drops = BTreeMap::from([(DropReason::NoEndpoints, 8), (DropReason::UndefinedPort, 8)]);
+        assert_eq!(harness.drops()?, drops);
+        Ok(())
+    })
+}
+
+#[test]
+fn p31_p44_behind_extension_headers_as_much_is_answered_as_can_be_quoted() -> Result<()> {
+    each(|harness, cast, protocol| {
+        if cast.version == IpVersion::V4 {
+            return Ok(());
+        }
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[])?;
+        // With payload and without: a packet may be shorter than what is summed of others.
+        for payload in [0, 700] {
+            let frame = Packet::first(protocol, cast.pod, cast.service).with_payload(&vec![0x5a; payload]).frame()?;
+            for chain in [&EXTENSIONS[..1], &EXTENSIONS[1..2], &EXTENSIONS, &[60, 43, 60, 0]] {
+                let dressed = chain.iter().try_fold(frame.clone(), |frame, kind| with_extension(&frame, *kind, 3))?;
+                is_unreachable(harness, Hook::FromPod, &dressed, payload)?;
+            }
+            is_unreachable(harness, Hook::FromPod, &with_options(&frame, 22)?, payload)?;
+            meets(harness, Hook::FromPod, &with_options(&frame, 23)?, Action::Drop)?;
+            // In front of a fragment header that says that the datagram is whole.
+            let whole = fragment::cut(&frame, 7, 4000)?.swap_remove(0);
+            is_unreachable(harness, Hook::FromPod, &with_extension(&whole, 60, 1)?, payload)?;
+        }
+        assert_eq!(harness.drops()?, BTreeMap::from([(DropReason::NoEndpoints, 14)]));
+        // What must not be answered is not behind options either.
+        if protocol == Protocol::Tcp {
+            let reset = with_options(&Packet::tcp(cast.pod, cast.service, TcpFlags::RST).frame()?, 1)?;
+            meets(harness, Hook::FromPod, &reset, Action::Drop)?;
+        }
         Ok(())
     })
 }

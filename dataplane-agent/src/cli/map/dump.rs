@@ -246,13 +246,16 @@ where
 }
 
 fn fragment<A: Addr>(key: &FragmentKey<A>, value: &FragmentPorts) -> EntryDump {
+    let protocol = |number: u32| u8::try_from(number).map_or_else(|_| number.to_string(), protocol_name);
+    let mut identified_by = json!({"source": key.src.to_ip(), "destination": key.dst.to_ip(), "id": key.id});
+    if key.protocol != 0 {
+        identified_by["protocol"] = json!(protocol(key.protocol));
+    }
     EntryDump {
-        key: json!({
-            "source": key.src.to_ip(), "destination": key.dst.to_ip(), "id": key.id,
-            "protocol": u8::try_from(key.protocol).map_or_else(|_| key.protocol.to_string(), protocol_name),
-        }),
+        key: identified_by,
         value: json!({
-            "source_port": value.src_port.get(), "destination_port": value.dst_port.get(), "seen": value.seen,
+            "protocol": protocol(value.protocol), "source_port": value.src_port.get(),
+            "destination_port": value.dst_port.get(), "seen": value.seen,
         }),
     }
 }
@@ -349,13 +352,12 @@ mod tests {
         let client = [u32::from_ne_bytes([203, 0, 113, 9])];
         assert_eq!(affinity(&AffinityKey { client, service: 7 }, &value).cells()[0], "client=203.0.113.9 service=7");
         let key = FragmentKey { src: client, dst: [u32::from_ne_bytes([10, 96, 0, 1])], id: 5, protocol: 17 };
-        let ports = FragmentPorts { src_port: BePort::new(4000), dst_port: BePort::new(53), seen: 40 };
-        assert_eq!(
-            fragment(&key, &ports).cells(),
-            [
-                "destination=10.96.0.1 id=5 protocol=UDP source=203.0.113.9",
-                "destination_port=53 seen=40 source_port=4000"
-            ]
-        );
+        let ports = FragmentPorts { src_port: BePort::new(4000), dst_port: BePort::new(53), seen: 40, protocol: 17 };
+        let value = "destination_port=53 protocol=UDP seen=40 source_port=4000";
+        let expected = ["destination=10.96.0.1 id=5 protocol=UDP source=203.0.113.9", value];
+        assert_eq!(fragment(&key, &ports).cells(), expected);
+        let any_protocol = FragmentKey { protocol: 0, ..key };
+        let expected = ["destination=10.96.0.1 id=5 source=203.0.113.9", value];
+        assert_eq!(fragment(&any_protocol, &ports).cells(), expected);
     }
 }
