@@ -71,11 +71,24 @@ pub enum Transport {
     Udp,
     /// A socket that names its peer with each datagram, as DNS servers and some resolvers do.
     UdpUnconnected,
+    /// An association per question.
+    Sctp,
+}
+
+impl Transport {
+    /// Whether both ends read from and write to one connection.
+    pub const fn is_connection(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sctp)
+    }
 }
 
 impl From<Protocol> for Transport {
     fn from(protocol: Protocol) -> Self {
-        if protocol == Protocol::Tcp { Self::Tcp } else { Self::Udp }
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
     }
 }
 
@@ -85,6 +98,7 @@ impl fmt::Display for Transport {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
             Self::UdpUnconnected => "UDP (unconnected)",
+            Self::Sctp => "SCTP",
         })
     }
 }
