@@ -10,7 +10,8 @@ use crate::{
     verdict::Step,
 };
 
-/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP.
+/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP. SCTP hears of a protocol
+/// that is not there, which ends an association (RFC 9260, 10); about a port it would go on asking for minutes (`sctp_v4_err`).
 ///
 /// Afterwards the packet is the answer, up to its link-layer addresses. False when it must not or cannot be answered.
 #[inline(always)]
@@ -19,11 +20,18 @@ pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) 
     if !F::is_answerable(headers) || headers.tcp.0 & TcpFlags::RST.0 != 0 {
         return Ok(false);
     }
-    if headers.key.protocol == Protocol::Tcp as u8 {
+    let protocol = headers.key.protocol;
+    if protocol == Protocol::Tcp as u8 {
         reset::<F>(packet, headers)?;
-    } else {
-        icmp_error::<F>(packet, headers, IcmpError::PortUnreachable)?;
+        return Ok(true);
     }
+    let is_sctp = protocol == Protocol::Sctp as u8;
+    if is_sctp && packet.words::<{ SCTP_LEN / 4 }>(headers.transport).is_err() {
+        // Nothing that begins an association is so short.
+        return Ok(false);
+    }
+    let error = if is_sctp { IcmpError::ProtocolUnreachable } else { IcmpError::PortUnreachable };
+    icmp_error::<F>(packet, headers, error)?;
     Ok(true)
 }
 
@@ -68,7 +76,7 @@ pub fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Add
     let sum = if protocol == Protocol::Sctp as u8 {
         // The kernel does not cut into a checksum that the device completes, so SCTP's header is quoted whole.
         packet.truncate(headers.transport + SCTP_LEN)?;
-        checksum::sum_words(&packet.words::<3>(headers.transport)?)
+        checksum::sum_words(&packet.words::<{ SCTP_LEN / 4 }>(headers.transport)?)
     } else {
         let check = headers.transport + checksum_offset(protocol);
         let original = packet.half(check)?;
@@ -103,4 +111,5 @@ const fn quoted(protocol: u8) -> usize {
 
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
-const SCTP_LEN: usize = 12;
+/// The common header and what a first chunk says of itself: by the tag in there the sender knows its association (RFC 9260, 10).
+const SCTP_LEN: usize = 20;
