@@ -186,7 +186,7 @@ pub struct Failure {
 /// What a failed client got to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// RST, or ICMP port unreachable.
+    /// RST, or ICMP port or protocol unreachable.
     Refused,
     /// Nothing at all.
     TimedOut,
@@ -213,6 +213,8 @@ impl Failure {
             E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe => FailureKind::Reset,
             E::UnexpectedEof => FailureKind::Closed,
             E::PermissionDenied => FailureKind::Denied,
+            // What an association ends with for an ICMP protocol unreachable (`sctp_sf_cookie_wait_icmp_abort`).
+            _ if error.raw_os_error() == Some(libc::ENOPROTOOPT) => FailureKind::Refused,
             _ => FailureKind::Other,
         };
         Self { kind, text: error.to_string(), took }
