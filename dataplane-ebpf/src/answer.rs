@@ -10,8 +10,9 @@ use crate::{
     verdict::Step,
 };
 
-/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for the others and where
-/// more than the plain header is in front of it.
+/// Refuses a packet as a host without a listener does: RST for TCP (RFC 9293, 3.10.7.1), port unreachable for UDP and where more than the
+/// plain header is in front of it. SCTP hears of a protocol that is not there, which ends an association (RFC 9260, 10); about a port it
+/// would go on asking for minutes (`sctp_v4_err`).
 ///
 /// Afterwards the packet is the answer, up to its link-layer addresses. False when it must not or cannot be answered.
 #[inline(always)]
@@ -20,11 +21,19 @@ pub fn refuse<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>) 
     if headers.tcp.0 & TcpFlags::RST.0 != 0 {
         return Ok(false);
     }
-    if headers.key.protocol == Protocol::Tcp as u8 && F::lends_header(headers) {
+    let protocol = headers.key.protocol;
+    let is_plain = F::lends_header(headers);
+    if protocol == Protocol::Tcp as u8 && is_plain {
         reset::<F>(packet, headers)?;
         return Ok(true);
     }
-    complain::<F>(packet, headers, IcmpError::PortUnreachable)
+    let is_sctp = protocol == Protocol::Sctp as u8;
+    if is_sctp && packet.words::<{ SCTP_LEN / 4 }>(headers.transport).is_err() {
+        // Nothing that begins an association is so short.
+        return Ok(false);
+    }
+    let error = if is_sctp && is_plain { IcmpError::ProtocolUnreachable } else { IcmpError::PortUnreachable };
+    complain::<F>(packet, headers, error)
 }
 
 /// Turns the packet into an ICMP error about itself, up to its link-layer addresses. False when that must not or cannot be sent.
@@ -79,7 +88,7 @@ fn icmp_error<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, 
     let sum = if protocol == Protocol::Sctp as u8 {
         // The kernel does not cut into a checksum that the device completes, so SCTP's header is quoted whole.
         packet.resize(end)?;
-        let sum = checksum::sum_words(&packet.words::<3>(headers.transport)?);
+        let sum = checksum::sum_words(&packet.words::<{ SCTP_LEN / 4 }>(headers.transport)?);
         sum + F::extensions_sum(packet, headers, sum)?
     } else {
         let check = headers.transport + checksum_offset(protocol);
@@ -116,4 +125,5 @@ const fn quoted(protocol: u8) -> usize {
 
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
-const SCTP_LEN: usize = 12;
+/// The common header and what a first chunk says of itself: by the tag in there the sender knows its association (RFC 9260, 10).
+const SCTP_LEN: usize = 20;

@@ -74,6 +74,8 @@ pub struct Quote<A> {
 pub enum IcmpError {
     /// Nobody listens.
     PortUnreachable,
+    /// Nobody listens, said in the way that ends an association.
+    ProtocolUnreachable,
     /// The packet does not fit the next link, which takes this many bytes.
     TooBig(u16),
     /// The hop limit ran out.

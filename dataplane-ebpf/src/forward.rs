@@ -10,7 +10,7 @@ use dataplane_common::{DropReason, FlowKey, Protocol, Way};
 
 use crate::{
     family::{Datapath, Headers},
-    packet::{ETH_LEN, Frame, Packet, opaque, swapped_halves},
+    packet::{CUT_BY_SENDER, ETH_LEN, Frame, Packet, opaque, swapped_halves},
     verdict::{Step, Verdict},
 };
 
@@ -125,8 +125,6 @@ pub fn hand_to_peer(packet: &mut Packet<'_>, hop: &Hop) -> Step<Verdict> {
 /// Bytes from the network header on of the largest packet that goes out: what a large one will be cut into counts.
 #[inline(always)]
 pub fn network_len<A>(packet: &impl Frame, headers: &Headers<A>) -> Step<u32> {
-    /// What the kernel has for SCTP, whose chunks were cut by the sender (`GSO_BY_FRAGS`).
-    const CUT_BY_SENDER: u32 = 0xffff;
     let segment = packet.segment_len();
     if segment == 0 {
         return Ok(packet.len() - ETH_LEN as u32);

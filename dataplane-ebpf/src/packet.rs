@@ -18,6 +18,9 @@ pub const ETH_LEN: usize = 14;
 /// Length of a TCP header without options.
 pub const TCP_LEN: u32 = 20;
 
+/// What the kernel says in place of a segment's length of SCTP, whose chunks were cut by the sender (`GSO_BY_FRAGS`).
+pub const CUT_BY_SENDER: u32 = 0xffff;
+
 /// Types that may be read from any place in a packet.
 ///
 /// # Safety
@@ -158,10 +161,13 @@ impl Packet<'_> {
     }
 
     /// Makes the first `len` bytes, or as many as there are, readable in place.
+    ///
+    /// What a sender has cut stays as it is: behind the headers follow packets of their own, each with whole chunks (`sctp_packet_pack`),
+    /// and what is pulled out of the first one would be missing there.
     #[inline(always)]
     pub fn pull(&mut self, len: u32) {
         let want = if self.len() < len { self.len() } else { len };
-        if self.data() + want as usize > self.data_end() {
+        if self.data() + want as usize > self.data_end() && self.segment_len() != CUT_BY_SENDER {
             // SAFETY: the context is valid while the program runs. A failure leaves the packet as it is: the reads that
             // follow find too little and the packet passes.
             let _unread = unsafe { bpf_skb_pull_data(self.skb, want) };

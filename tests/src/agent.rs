@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dataplane_agent::{datapath::xdp::Running, sync::Status};
 use nix::sys::signal::Signal;
 
-use crate::{binaries, cluster::Node, mode::Mode, process::Process};
+use crate::{binaries, cluster::Node, mode::Mode, pace, process::Process};
 
 /// How long an agent may take until it is ready: in a debug build on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,7 +82,7 @@ impl Agent {
     /// Ends the agent as an orderly shutdown does, and waits for it.
     pub fn stop(mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
-        let status = self.process.wait(PATIENCE)?.context("the agent goes on after SIGTERM")?;
+        let status = self.process.wait(pace::allow(PATIENCE))?.context("the agent goes on after SIGTERM")?;
         ensure!(Process::ended_well(status, Signal::SIGTERM), "the agent ended with {status}");
         Ok(())
     }
@@ -112,15 +112,15 @@ impl Agent {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        let (begun, limit) = (Instant::now(), pace::allow(PATIENCE));
+        while begun.elapsed() < limit {
             self.is_alive()?;
             if fs::read_to_string(&self.status).is_ok_and(|text| is_ready(&text, self.id())) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
         }
-        bail!("not ready after {PATIENCE:?}:\n{}", self.tail())
+        bail!("not ready after {limit:?}:\n{}", self.tail())
     }
 
     /// The end of the log.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     cluster::Site,
+    pace,
     traffic::{Answer, Ask, Failure, FailureKind, Report},
 };
 
@@ -51,7 +52,7 @@ pub fn answered_seeing(client: &Site, ask: &Ask, servers: &[&str], seen: IpAddr)
 /// Expects that nobody answers and that the client learns it within `limit`: the best of a few tries, since the first one
 /// may wait for a neighbour and the machine for a processor.
 pub fn refused(client: &Site, ask: &Ask, limit: Duration) -> Result<Failure> {
-    let mut last = None;
+    let (limit, mut last) = (pace::allow(limit), None);
     for _ in 0..5 {
         let failure = refusal(client, ask)?;
         if failure.took <= limit {
@@ -76,10 +77,10 @@ pub fn refusal(client: &Site, ask: &Ask) -> Result<Failure> {
 
 /// Tries until `attempt` succeeds, for as long as a change may take to arrive.
 pub fn eventually<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let begun = Instant::now();
+    let (begun, limit) = (Instant::now(), pace::allow(SETTLED));
     loop {
         match attempt() {
-            Err(error) if begun.elapsed() > SETTLED => return Err(error.context(format!("still after {SETTLED:?}"))),
+            Err(error) if begun.elapsed() > limit => return Err(error.context(format!("still after {limit:?}"))),
             Err(_) => thread::sleep(Duration::from_millis(10)),
             done => return done,
         }

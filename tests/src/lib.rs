@@ -32,4 +32,5 @@ pub mod http;
 pub mod leftovers;
 pub mod netns;
 pub mod offload;
+pub mod pace;
 pub mod process;

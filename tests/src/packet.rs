@@ -63,12 +63,15 @@ impl Packet {
         Self { protocol: Protocol::Sctp, payload: vec![11, 0, 0, 4], ..Self::udp(src, dst) }
     }
 
-    /// A first packet of `protocol`: a SYN, or a datagram.
+    /// A first packet of `protocol`: a SYN, a datagram, or an INIT chunk (RFC 9260, 3.3.2).
     pub fn first(protocol: Protocol, src: SocketAddr, dst: SocketAddr) -> Self {
         match protocol {
             Protocol::Tcp => Self::tcp(src, dst, TcpFlags::SYN),
             Protocol::Udp => Self::udp(src, dst),
-            Protocol::Sctp => Self::sctp(src, dst),
+            Protocol::Sctp => {
+                let init = [[1, 0, 0, 20], [0xca, 0xfe, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]];
+                Self::sctp(src, dst).with_payload(init.as_flattened())
+            }
         }
     }
 

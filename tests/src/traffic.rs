@@ -3,6 +3,7 @@
 pub mod client;
 pub mod load;
 pub mod protocol;
+pub mod sctp;
 pub mod server;
 
 use std::{

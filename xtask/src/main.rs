@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod kernels;
 mod parity;
 mod privilege;
 mod progress;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run every check and every test; the last line counts them
     Test(test::Arguments),
+    /// Run suites of real packets on other kernels, in an emulator
+    Kernels(kernels::Arguments),
     /// Say which tests show each behaviour of docs/parity.md; fails when one has neither test nor reason
     Parity,
     /// Check the house rules that no lint can see
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Parity => parity::run(),
         Command::Tidy => tidy::run(),
         Command::Verify(arguments) => verify::run(&arguments),

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: finds what building and testing needs, and installs what is missing.
 
-mod apt;
+pub(crate) mod apt;
 mod linker;
 mod rust;
 
@@ -144,7 +144,7 @@ fn cargo_is_recent() -> Result<String, String> {
 }
 
 /// A program in `$PATH` or where system tools lie, which a user's `$PATH` may leave out.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from);
     env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|path| path.is_file())

@@ -2,12 +2,15 @@
 
 mod checks;
 mod libtest;
-mod suite;
+pub(crate) mod output;
+pub(crate) mod suite;
+pub(crate) mod tally;
 
 use std::{process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
+use self::tally::Tally;
 use crate::{build, setup};
 
 #[derive(clap::Args)]
@@ -56,42 +59,4 @@ fn tests(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What has been counted so far.
-#[derive(Default)]
-struct Tally {
-    passed: usize,
-    /// `suite: test`, or what else went wrong.
-    failed: Vec<String>,
-    /// `suite: test` of those that passed only when they ran once more.
-    unsteady: Vec<String>,
-    /// Suites with their number of tests and seconds.
-    suites: Vec<(String, usize, f32)>,
-}
-
-impl Tally {
-    /// Prints the summary; its last line counts.
-    fn end(&self, start: Instant) -> ExitCode {
-        self.print();
-        println!("in {:.0} s", start.elapsed().as_secs_f32());
-        println!("{} passed, {} failed", self.passed, self.failed.len());
-        if self.failed.is_empty() && self.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-
-    fn print(&self) {
-        println!();
-        for (suite, tests, seconds) in &self.suites {
-            println!("{suite:<44} {tests:>5} tests {seconds:>8.1} s");
-        }
-        for (title, names) in [("failed", &self.failed), ("passed only when run once more, alone", &self.unsteady)] {
-            if !names.is_empty() {
-                println!("\n{title}:");
-            }
-            for name in names {
-                println!("    {name}");
-            }
-        }
-        println!();
-    }
 }

@@ -287,6 +287,7 @@ impl Datapath for V4 {
         // RFC 792, RFC 1191.
         let (kind, code, mtu): (u32, u32, u16) = match error {
             IcmpError::PortUnreachable => (3, 3, 0),
+            IcmpError::ProtocolUnreachable => (3, 2, 0),
             IcmpError::TooBig(mtu) => (3, 4, mtu),
             IcmpError::TimeExceeded => (11, 0, 0),
         };

@@ -256,15 +256,18 @@ impl Datapath for V6 {
         quoted: usize,
         sum: u64,
     ) -> Step<()> {
-        // RFC 4443.
-        let (kind, code, mtu): (u32, u32, u16) = match error {
+        /// Where the network header names what follows.
+        const NEXT_HEADER: u16 = 6;
+        // RFC 4443. An unknown next header is pointed at.
+        let (kind, code, value): (u32, u32, u16) = match error {
             IcmpError::PortUnreachable => (1, 4, 0),
+            IcmpError::ProtocolUnreachable => (4, 1, NEXT_HEADER),
             IcmpError::TooBig(mtu) => (2, 0, mtu),
             IcmpError::TimeExceeded => (3, 0, 0),
         };
         let [quoted_flow, quoted_length] = packet.words::<2>(ETH_LEN + Self::ICMP_ERROR_LEN)?;
         let payload = 8 + (headers.transport - ETH_LEN) + quoted;
-        let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(mtu).to_be()];
+        let mut icmp = [(kind << 24 | code << 16).to_be(), u32::from(value).to_be()];
         // The same two addresses stand in the pseudo header and in the quoted header.
         let addresses = checksum::sum(&headers.key.src) + checksum::sum(&headers.key.dst);
         let pseudo = u64::from((payload as u32).to_be()) + u64::from(u32::from(Self::ICMP).to_be());

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use dataplane_common::Protocol;
 use etherparse::{Icmpv4Slice, Icmpv6Slice, Ipv4HeaderSlice, ip_number};
 
 use super::{Packet, Parsed, checksum::Sum, network};
@@ -29,6 +30,8 @@ pub struct Icmp {
 pub enum IcmpError {
     /// Nobody listens.
     PortUnreachable,
+    /// Nobody speaks the protocol.
+    ProtocolUnreachable,
     /// "Fragmentation needed" or "packet too big", with the next hop's MTU.
     TooBig(u16),
     /// TTL or hop limit ran out.
@@ -44,6 +47,8 @@ impl IcmpError {
         match self {
             Self::PortUnreachable if v4 => (3, 3, 0),
             Self::PortUnreachable => (1, 4, 0),
+            Self::ProtocolUnreachable if v4 => (3, 2, 0),
+            Self::ProtocolUnreachable => (4, 1, 6),
             Self::TooBig(mtu) if v4 => (3, 4, mtu as u32),
             Self::TooBig(mtu) => (2, 0, mtu as u32),
             Self::TimeExceeded if v4 => (11, 0, 0),
@@ -84,7 +89,12 @@ impl Icmp {
 
     /// Whether it says "port unreachable".
     pub fn is_port_unreachable(&self) -> bool {
-        (self.kind, self.code, 0) == IcmpError::PortUnreachable.words(self.src.is_ipv4())
+        self.says(IcmpError::PortUnreachable)
+    }
+
+    /// Whether it says of `protocol`, as its senders understand it, that nobody listens.
+    pub fn refuses(&self, protocol: Protocol) -> bool {
+        self.says(if protocol == Protocol::Sctp { IcmpError::ProtocolUnreachable } else { IcmpError::PortUnreachable })
     }
 
     /// Whether it says `error`, its MTU included.

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::protocol::{Answer, Ask, Failure, Greeting, Transport};
+use super::{
+    protocol::{Answer, Ask, Failure, Greeting, Transport},
+    sctp,
+};
+use crate::pace;
 
 /// The line or datagram that asks a server for its name.
 pub const HELLO: &[u8] = b"hello\n";
@@ -15,7 +19,7 @@ pub const HELLO: &[u8] = b"hello\n";
 /// A connection that may be used again.
 #[derive(Debug)]
 pub enum Open {
-    /// TCP.
+    /// TCP or SCTP.
     Stream(BufReader<TcpStream>),
     /// UDP, and whom to send to.
     Datagram(UdpSocket, Ask),
@@ -92,10 +96,15 @@ impl Open {
 
 fn connect(ask: &Ask) -> io::Result<Open> {
     // `set_read_timeout` takes no zero.
-    let patience = ask.patience.max(Duration::from_millis(1));
-    if ask.transport == Transport::Tcp {
-        let stream = TcpStream::connect_timeout(&ask.to, patience)?;
-        stream.set_nodelay(true)?;
+    let patience = pace::allow(ask.patience).max(Duration::from_millis(1));
+    if ask.transport.is_connection() {
+        let stream = if ask.transport == Transport::Tcp {
+            let stream = TcpStream::connect_timeout(&ask.to, patience)?;
+            stream.set_nodelay(true)?;
+            stream
+        } else {
+            sctp::connect(ask.to, patience)?
+        };
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         return Ok(Open::Stream(BufReader::new(stream)));

@@ -71,11 +71,24 @@ pub enum Transport {
     Udp,
     /// A socket that names its peer with each datagram, as DNS servers and some resolvers do.
     UdpUnconnected,
+    /// An association per question.
+    Sctp,
+}
+
+impl Transport {
+    /// Whether both ends read from and write to one connection.
+    pub const fn is_connection(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sctp)
+    }
 }
 
 impl From<Protocol> for Transport {
     fn from(protocol: Protocol) -> Self {
-        if protocol == Protocol::Tcp { Self::Tcp } else { Self::Udp }
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
     }
 }
 
@@ -85,6 +98,7 @@ impl fmt::Display for Transport {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
             Self::UdpUnconnected => "UDP (unconnected)",
+            Self::Sctp => "SCTP",
         })
     }
 }
@@ -172,7 +186,7 @@ pub struct Failure {
 /// What a failed client got to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// RST, or ICMP port unreachable.
+    /// RST, or ICMP port or protocol unreachable.
     Refused,
     /// Nothing at all.
     TimedOut,
@@ -199,6 +213,8 @@ impl Failure {
             E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe => FailureKind::Reset,
             E::UnexpectedEof => FailureKind::Closed,
             E::PermissionDenied => FailureKind::Denied,
+            // What an association ends with for an ICMP protocol unreachable (`sctp_sf_cookie_wait_icmp_abort`).
+            _ if error.raw_os_error() == Some(libc::ENOPROTOOPT) => FailureKind::Refused,
             _ => FailureKind::Other,
         };
         Self { kind, text: error.to_string(), took }

@@ -9,17 +9,19 @@ use std::{
 use super::{
     client::HELLO,
     protocol::{Greeting, Transport},
+    sctp,
 };
 
 /// Listens on `address` and serves on threads of its own, for as long as the process lives.
 pub fn serve(name: String, transport: Transport, address: SocketAddr) -> io::Result<()> {
-    if transport == Transport::Tcp {
-        let listener = TcpListener::bind(address)?;
+    if transport.is_connection() {
+        let is_tcp = transport == Transport::Tcp;
+        let listener = if is_tcp { TcpListener::bind(address)? } else { sctp::listen(address)? };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let name = name.clone();
                 // A client that goes away ends its thread, and that is all there is to say about it.
-                thread::spawn(move || serve_stream(&name, stream).ok());
+                thread::spawn(move || serve_stream(&name, stream, is_tcp).ok());
             }
         });
     } else {
@@ -34,8 +36,10 @@ pub fn serve(name: String, transport: Transport, address: SocketAddr) -> io::Res
     Ok(())
 }
 
-fn serve_stream(name: &str, stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn serve_stream(name: &str, stream: TcpStream, is_tcp: bool) -> io::Result<()> {
+    if is_tcp {
+        stream.set_nodelay(true)?;
+    }
     let greeting = greeting(name, stream.peer_addr()?)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);

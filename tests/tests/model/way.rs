@@ -190,7 +190,7 @@ fn is_refusal(packet: &Packet, answer: &Parsed) -> Result<()> {
             ensure!(answer.flags.0 & TcpFlags::RST.0 != 0, "{answer:?}");
         }
         Parsed::Icmp(icmp) if packet.protocol != Protocol::Tcp => {
-            ensure!(icmp.is_port_unreachable(), "{icmp:?}");
+            ensure!(icmp.refuses(packet.protocol), "{icmp:?}");
             ensure!((icmp.src, icmp.dst) == (packet.dst.ip(), packet.src.ip()), "{icmp:?}");
             // Behind the Ethernet header, apart from what may be cut off.
             let frame = packet.frame()?;

@@ -146,7 +146,7 @@ pub(crate) fn refuses(harness: &Harness, hook: Hook, packet: &Packet) -> Result<
         return Ok(());
     }
     let icmp = icmp(&frame)?;
-    ensure!(icmp.is_port_unreachable() && (icmp.src, icmp.dst) == (packet.dst.ip(), packet.src.ip()), "{icmp:?}");
+    ensure!(icmp.refuses(packet.protocol) && (icmp.src, icmp.dst) == (packet.dst.ip(), packet.src.ip()), "{icmp:?}");
     let sent = &packet.frame()?[14..];
     // Without the payload: the length in the quoted header is the original one.
     ensure!(

@@ -122,7 +122,7 @@ fn p32_the_other_protocol_of_a_served_port_is_refused() -> Result<()> {
         harness.put_other_ports(cast.service.ip())?;
         harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
         refuses(harness, Hook::FromPod, &Packet::first(other, cast.pod, cast.service))?;
-        refuses(harness, Hook::FromPod, &Packet::sctp(cast.pod, cast.service))
+        refuses(harness, Hook::FromPod, &Packet::first(Protocol::Sctp, cast.pod, cast.service))
     })
 }
 

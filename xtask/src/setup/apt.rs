@@ -1,8 +1,8 @@
 //! Packages of Debian and its relatives.
 
-use std::{ffi::OsStr, path::Path, process::Command};
+use std::{ffi::OsStr, fs, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{privilege, progress};
 
@@ -22,6 +22,61 @@ pub(super) fn install(packages: &[&str], why: &str) -> Result<()> {
     let arguments = ["install", "--yes", "--no-install-recommends", "--no-remove"];
     let command = apt_get(why, arguments.iter().chain(packages))?;
     progress::step(&format!("apt-get install {}", packages.join(" ")), command)
+}
+
+/// The names of the packages that match the regular expression `pattern`, after an update of the lists when they know none.
+pub(crate) fn matching(pattern: &str) -> Result<Vec<String>> {
+    if !available() {
+        bail!("{pattern} are packages of Debian, and there is no apt here")
+    }
+    let names = search(pattern)?;
+    if !names.is_empty() {
+        return Ok(names);
+    }
+    update()?;
+    search(pattern)
+}
+
+fn search(pattern: &str) -> Result<Vec<String>> {
+    let output = Command::new("apt-cache").args(["search", "--names-only", pattern]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+/// `packages` and whatever else would be installed with them here.
+pub(crate) fn with_missing(packages: &[&str]) -> Result<Vec<String>> {
+    if !available() {
+        bail!("{} are packages of Debian, and there is no apt here: install them", packages.join(", "))
+    }
+    if !packages.iter().all(|package| candidate(package).is_some()) {
+        update()?;
+    }
+    let arguments = ["--simulate", "--no-install-recommends", "install"];
+    let output = Command::new("apt-get").env("LC_ALL", "C").args(arguments).args(packages).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names = text.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Fetches `packages` and unpacks them to `folder`, which is there when all of them are. Nothing is installed, so it takes no root.
+pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
+    let (draft, archives) = (folder.with_extension("draft"), folder.with_extension("archives"));
+    for folder in [&draft, &archives] {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let mut download = Command::new("apt-get");
+    download.args(["--quiet", "download"]).args(packages).current_dir(&archives);
+    let name = packages.first().copied().unwrap_or_default();
+    progress::step(&format!("apt-get download {name}"), download)?;
+    for archive in fs::read_dir(&archives)? {
+        let output = Command::new("dpkg").arg("-x").arg(archive?.path()).arg(&draft).output()?;
+        ensure!(output.status.success(), "dpkg: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    fs::remove_dir_all(&archives)?;
+    fs::rename(&draft, folder).with_context(|| format!("cannot write {}", folder.display()))
 }
 
 /// Whether this system has apt.

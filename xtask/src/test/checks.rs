@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 use bpf_toolchain::Search;
 
-use super::Tally;
+use super::tally::Tally;
 use crate::{parity, progress, tidy, workspace};
 
 /// Runs every check and counts each as one test, so that a failure shows in the last line too.

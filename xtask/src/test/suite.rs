@@ -2,17 +2,16 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
-use super::{Tally, libtest::Outcome};
+use super::{
+    output::{count, read},
+    tally::Tally,
+};
 use crate::{privilege, workspace};
 
 /// The package whose tests need root.
@@ -31,8 +30,8 @@ pub(super) const MODES: [Mode; 4] = [
 const MODE: &str = "SLUICE_TEST_MODE";
 /// So many tests of a run may need a second try.
 const UNSTEADY: usize = 2;
-/// A suite that is silent for so long hangs.
-const SILENCE: Duration = Duration::from_secs(600);
+/// The suite that wants SCTP sockets and VLAN interfaces, which a kernel need not have: `cargo xtask kernels` runs it on some that do.
+pub(crate) const OF_OTHER_KERNELS: &str = "other_kernels";
 
 /// A way for agents to translate.
 pub(super) struct Mode {
@@ -43,9 +42,11 @@ pub(super) struct Mode {
 }
 
 /// One test binary.
-pub(super) struct Suite {
+pub(crate) struct Suite {
     /// `package name`, as in `dataplane-tests service`.
     name: String,
+    /// The name alone.
+    target: String,
     executable: PathBuf,
     /// The package's folder, where cargo would run the binary.
     folder: PathBuf,
@@ -54,14 +55,23 @@ pub(super) struct Suite {
     pub(super) modes: Vec<&'static str>,
 }
 
-/// Builds every test binary of the workspace.
+/// Builds every test binary of the workspace that this machine's own kernel is fit for.
 ///
 /// # Errors
 /// When one does not build; cargo has said why.
 pub(super) fn build() -> Result<Vec<Suite>> {
+    Ok(build_selected(&[])?.into_iter().filter(|suite| suite.target != OF_OTHER_KERNELS).collect())
+}
+
+/// Builds the test binaries of the workspace that `selection` names in cargo's words; all when it is empty.
+///
+/// # Errors
+/// When one does not build; cargo has said why.
+pub(crate) fn build_selected(selection: &[&str]) -> Result<Vec<Suite>> {
     let mut command = workspace::cargo();
     command
         .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
+        .args(selection)
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;
     if !output.status.success() {
@@ -96,7 +106,23 @@ impl Suite {
         let needs_root = package == ROOT_PACKAGE;
         let modes =
             MODES.iter().filter(|mode| needs_root && mode.suites.contains(&target)).map(|mode| mode.name).collect();
-        Some(Self { name, executable, folder, needs_root, modes })
+        Some(Self { name, target: target.to_owned(), executable, folder, needs_root, modes })
+    }
+
+    /// The name of cargo's target.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The binary.
+    pub(crate) fn executable(&self) -> &Path {
+        &self.executable
+    }
+
+    /// Whether a test has `filter` in its name.
+    pub(crate) fn has(&self, filter: &str) -> bool {
+        let listed = Command::new(&self.executable).args(["--list", filter]).output();
+        listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(": test\n"))
     }
 
     /// Runs the binary in the default mode or in `mode`, shows its output and counts.
@@ -152,84 +178,5 @@ impl Suite {
         };
         command.current_dir(&self.folder);
         Ok(command)
-    }
-}
-
-/// Runs `command`, which speaks as the test harness of Rust does, adds what it says to `tally`, and returns the tests that failed.
-fn count(name: &str, mut command: Command, filtered: bool, tally: &mut Tally) -> Vec<String> {
-    let start = Instant::now();
-    let outcome = match command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
-        Ok(child) => read(name, child),
-        Err(error) => Err(format!("does not start: {error}")),
-    };
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            tally.failed.push(format!("{name}: {error}"));
-            return Vec::new();
-        }
-    };
-    let tests = outcome.passed + outcome.failed;
-    if tests > 0 {
-        tally.suites.push((name.to_owned(), tests, start.elapsed().as_secs_f32()));
-    }
-    tally.passed += outcome.passed;
-    tally.failed.extend(outcome.failed_names.iter().map(|test| format!("{name}: {test}")));
-    let unnamed = outcome.failed.saturating_sub(outcome.failed_names.len());
-    tally.failed.extend((0..unnamed).map(|_| format!("{name}: a test whose name is above")));
-    // A test that does not run proves nothing: it is repaired or removed.
-    tally.failed.extend(outcome.ignored_names.iter().map(|test| format!("{name}: {test} is ignored")));
-    if outcome.filtered > 0 && !filtered {
-        tally.failed.push(format!("{name}: {} tests were left out", outcome.filtered));
-    }
-    outcome.failed_names
-}
-
-/// Shows and reads the output of `child` to its end.
-fn read(name: &str, mut child: Child) -> Result<Outcome, String> {
-    let stdout = child.stdout.take().ok_or("has no output")?;
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        let mut reader = BufReader::new(stdout);
-        let mut bytes = Vec::new();
-        // Tests print bytes of any kind; only the harness' own lines matter.
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-            let line = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
-            bytes.clear();
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    let mut outcome = Outcome::default();
-    let mut titled = false;
-    loop {
-        match lines.recv_timeout(SILENCE) {
-            Ok(line) => {
-                outcome.line(&line);
-                if line == "running 0 tests" || line.trim().is_empty() || line.starts_with("test result: ok. 0 passed")
-                {
-                    continue;
-                }
-                if !titled {
-                    println!("\n{name}");
-                    titled = true;
-                }
-                println!("  {line}");
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                // It may be gone by now, which is as good.
-                child.kill().ok();
-                return Err(format!("silent for {} s: ended", SILENCE.as_secs()));
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    match (status.success(), outcome.complete) {
-        (_, true) if status.success() || outcome.failed > 0 => Ok(outcome),
-        // No tests, no summary: a package without documentation examples.
-        (true, false) if outcome.failed_names.is_empty() => Ok(outcome),
-        _ => Err(format!("ended early ({status})")),
     }
 }
