@@ -15,6 +15,7 @@ use crate::{
     family::{Datapath, Headers},
     maps::{Table as _, Writable as _},
     packet::opaque,
+    pairs,
     verdict::Step,
 };
 
@@ -270,6 +271,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     flow.direction = Direction::Original as u8;
     flow.side = opening.original.0 as u8;
     flow.next = next;
+    pairs::note_flow::<F>(&key.src, &key.dst);
     F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
     Ok(next)
 }
@@ -298,6 +300,7 @@ pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) 
         state,
     };
     let put = |key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>| {
+        pairs::note_flow::<F>(&key.src, &key.dst);
         F::conntrack().put(key, flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
     };
     let answer = FlowKey::new(key.dst, adoption.src, key.dst_port, key.src_port, key.protocol);
@@ -334,6 +337,7 @@ fn reserve_direct<F: Datapath>(
     now: Ticks,
 ) -> Step<bool> {
     let answer = FlowKey::new(to.dst, key.src, to.dst_port, key.src_port, key.protocol);
+    pairs::note_flow::<F>(&answer.src, &answer.dst);
     if F::conntrack().put(&answer, reply, u64::from(BPF_NOEXIST)).is_err() {
         if is_taken::<F>(&answer, reply, now) {
             return Ok(false);
@@ -348,6 +352,7 @@ fn reserve_direct<F: Datapath>(
 #[inline(always)]
 fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, allocate_port: bool, now: Ticks) -> Step<()> {
     let sctp = to.protocol == Protocol::Sctp as u8;
+    pairs::note_flow::<F>(&to.dst, &to.src);
     for attempt in 0..PORT_ATTEMPTS {
         if sctp && attempt > 0 {
             return Err(DropReason::SctpPort);

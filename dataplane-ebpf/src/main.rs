@@ -18,6 +18,7 @@ mod hook;
 mod maps;
 mod nat;
 mod packet;
+mod pairs;
 mod pipeline;
 mod service;
 mod socket;

@@ -22,6 +22,7 @@ use crate::{
     maps::{Table as _, count_drop},
     nat,
     packet::{Frame, Packet},
+    pairs,
     service::{self, Selected},
     verdict::{Outcome, Step, Verdict},
     way,
@@ -92,10 +93,12 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     if !fragments::follow::<F>(&mut headers)? {
         return Ok(Outcome::NO_FLOW);
     }
-    let Some(flow) = conntrack::find::<F>(&headers.key) else {
-        let continues = H::BYPASSES && !fresh && headers.tcp.continues();
-        return Ok(if continues { Outcome::UNKNOWN_CONNECTION } else { Outcome::UNKNOWN_FLOW });
-    };
+    let continues = !fresh && headers.tcp.continues();
+    let unknown = if H::BYPASSES && continues { Outcome::UNKNOWN_CONNECTION } else { Outcome::UNKNOWN_FLOW };
+    if continues && !pairs::may_have_flows::<F>(&headers.key.src, &headers.key.dst) {
+        return Ok(unknown);
+    }
+    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(unknown) };
     let now = clock::now();
     let here = flow.side == H::SIDE as u8;
     let bypasses = bypasses::<H>() && flow.next == Next::Stack as u8;

@@ -1,7 +1,7 @@
 //! Ways around the stack: looked up when a flow begins and once per tick, remembered in the flow's entries.
 
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{Addr as _, Device, Exit, FlowKey, Next, NodeConfig, PairWay, Side, Ticks, Way, map as spec};
+use dataplane_common::{Device, Exit, FlowKey, Next, NodeConfig, PairWay, Side, Ticks, Way, map as spec};
 
 use crate::{
     clock, config, conntrack,
@@ -10,6 +10,7 @@ use crate::{
     fragments,
     maps::{DEVICES, Table as _},
     packet::{Frame as _, Packet},
+    pairs,
     verdict::{Outcome, Step, Verdict},
 };
 
@@ -188,14 +189,9 @@ fn learn<F: Datapath>(packet: &Packet<'_>, to: &FlowKey<F::Addr>, now: Ticks) {
 /// The place of the way from `src` to `dst`, whoever has it.
 #[inline(always)]
 fn pair<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> Option<&'static mut PairWay<F::Addr>> {
-    // Fibonacci hashing: the odd multiplier spreads neighbouring addresses, and the upper bits are the best.
-    const MULTIPLIER: u32 = 0x9e37_79b1;
     const BITS: u32 = spec::WAYS4.entries.ilog2();
     const { assert!(spec::WAYS4.entries.is_power_of_two() && spec::WAYS6.entries == spec::WAYS4.entries) };
-    let fold =
-        |addr: &F::Addr| addr.words().iter().fold(0, |sum: u32, word| sum.wrapping_mul(31).wrapping_add(word.to_be()));
-    let hash = fold(src).wrapping_mul(MULTIPLIER).wrapping_add(fold(dst)).wrapping_mul(MULTIPLIER);
-    let place = F::ways().find(&(hash >> (32 - BITS)))?;
+    let place = F::ways().find(&(pairs::hash::<F>(src, dst) >> (32 - BITS)))?;
     // SAFETY: a per-CPU value belongs to this processor while the program runs.
     Some(unsafe { &mut *place })
 }

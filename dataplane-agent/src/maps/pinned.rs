@@ -111,7 +111,7 @@ pub fn layout(spec: &MapSpec) -> Option<Layout> {
     let of = match spec.name {
         "frontends4" => sized::<FrontendKey<A4>, Frontend>(Hash),
         "frontends6" => sized::<FrontendKey<A6>, Frontend>(Hash),
-        "slots" => sized::<u32, u32>(Array),
+        "slots" | "flow_pairs" => sized::<u32, u32>(Array),
         "backends4" => sized::<u32, Backend<A4>>(Array),
         "backends6" => sized::<u32, Backend<A6>>(Array),
         "service_names" => sized::<u32, ServiceName>(Hash),

@@ -24,10 +24,9 @@ impl Pace {
     /// That of `load` at a scale.
     ///
     /// The speed of a shared machine changes from second to second, so many short slices tell more than a few long ones of the same
-    /// time together. Streams need some time to begin, and so does the source of small packets.
+    /// time together.
     pub const fn of(scale: Scale, load: Load) -> Self {
-        let begins_slowly = matches!(load, Load::Stream | Load::Packets);
-        let (rounds, slice) = match (scale, begins_slowly) {
+        let (rounds, slice) = match (scale, load.begins_slowly()) {
             (Scale::Quick, true) => (7, 450),
             (Scale::Quick, false) => (21, 150),
             (_, true) => (11, 1000),
@@ -37,6 +36,8 @@ impl Pace {
     }
 }
 
+/// What comes before a slice, unmeasured: a node runs one of the contenders alone, so none should pay for the memory of the others.
+const WARM_UP: Duration = Duration::from_millis(80);
 /// Foreign processes may use this share of one processor.
 const FOREIGN: f64 = 0.10;
 /// A slice is repeated so many times at most.
@@ -87,9 +88,10 @@ pub fn measure(settings: &Settings<'_>, installed: &[Installed], phase: &Phase, 
             settings.progress.set_message(format!("{}, {}: {}", load.name(), route.name(), entry.contender));
             let what =
                 || format!("{}, {}: {} at {} services", load.name(), route.name(), entry.contender, entry.services);
-            if round == 0 {
-                // Neighbours are found, caches filled, and whatever does not work fails before anything is measured.
-                slice::run(one, load, route, entry.position, pace.slice / 5).with_context(what)?;
+            if round == 0 || !load.begins_slowly() {
+                // Neighbours are found, caches are its own again after all the others, and whatever does not work fails before
+                // anything is measured.
+                slice::run(one, load, route, entry.position, WARM_UP).with_context(what)?;
             }
             let sample = undisturbed(&mut measured, repeats, || {
                 slice::run(one, load, route, entry.position, pace.slice).with_context(what)

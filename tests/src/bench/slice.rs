@@ -47,6 +47,11 @@ impl Load {
         }
     }
 
+    /// Whether a slice needs some time to begin: a stream's program starts anew, and so does the source of small packets.
+    pub const fn begins_slowly(self) -> bool {
+        matches!(self, Self::Stream | Self::Packets)
+    }
+
     /// What is counted.
     pub const fn unit(self) -> &'static str {
         match self {

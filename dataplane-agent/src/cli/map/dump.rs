@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::Context as _;
 use aya::{
     Pod,
-    maps::{Map, PerCpuArray, PerCpuValues},
+    maps::{Array, Map, PerCpuArray, PerCpuValues},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use dataplane_common::{
@@ -80,6 +80,7 @@ fn entries(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
             let drops = observed::drops(bpffs)?.into_iter();
             drops.map(|(reason, packets)| EntryDump { key: json!(reason.name()), value: json!(packets) }).collect()
         }
+        map::FLOW_PAIRS => flow_pairs(spec, bpffs)?,
         map::WAYS4 => ways::<V4>(spec, bpffs)?,
         map::WAYS6 => ways::<V6>(spec, bpffs)?,
         map::MAP_OPS => {
@@ -276,6 +277,16 @@ fn way<A: Addr>(cpu: usize, pair: &PairWay<A>) -> EntryDump {
         key: json!({"source": pair.src.to_ip(), "destination": pair.dst.to_ip(), "from_interface": way.ingress, "cpu": cpu}),
         value: json!({"exit": Exit::name(way.exit), "interface": way.interface, "mtu": way.mtu, "checked": way.checked}),
     }
+}
+
+/// The words of which bits are set, and how many are: addresses cannot be told from them.
+fn flow_pairs(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
+    let map = pinned::open(&pinned::directory(bpffs), spec, Access::ReadOnly)?;
+    let map = Array::<_, u32>::try_from(Map::Array(map)).context(spec.name)?;
+    let words = map.iter().collect::<Result<Vec<u32>, _>>().context(spec.name)?;
+    let entry =
+        |(index, bits): (usize, &u32)| EntryDump { key: json!(index), value: json!({"pairs": bits.count_ones()}) };
+    Ok(words.iter().enumerate().filter(|(_, bits)| **bits != 0).map(entry).collect())
 }
 
 /// The values of a per-CPU array, place by place.

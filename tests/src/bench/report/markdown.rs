@@ -66,7 +66,7 @@ fn method(text: &mut String, results: &Results) -> fmt::Result {
         "## Method\n\n\
          Every contender has a cluster of network namespaces of its own: two nodes, each with pods behind veth pairs and host routes, joined by a bridge, and a client \
          outside. All are alive during the whole run and idle but for one. In each round every contender gets one slice, beginning with another \
-         one each round; with each table stands how many rounds of which slices there were. Ratios are taken within a round, so that a machine that is faster at times does not show.\n\n\
+         one each round, and connections and requests after 80 ms that do not count; with each table stands how many rounds of which slices there were. Ratios are taken within a round, so that a machine that is faster at times does not show.\n\n\
          Rates count per second of the clock and per **CPU second of the whole machine**, which decides: user, kernel and interrupt time of everything on the machine, \
          from what `/proc/stat` says of idle, disk and stolen time, less the time of processes that have nothing to do with the benchmark. The kernel keeps idle time exactly and \
          shows it in hundredths of a second. {slices} slices were measured; {repeated} in which foreign processes used more than a tenth of one processor were thrown away \
