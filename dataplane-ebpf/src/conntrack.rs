@@ -53,6 +53,9 @@ pub struct Adoption<A> {
     pub reply: (Side, Next),
 }
 
+/// A side where nothing is translated.
+const NO_SIDE: u8 = u8::MAX;
+
 /// Id and generation of the backend of such a flow: none of this node's choice, and so none that is taken back here.
 const NO_BACKEND: (u32, u32) = (0, 0);
 
@@ -252,6 +255,8 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
         next: opening.reply.1 as u8,
         state,
     };
+    // What is there is over, or the packet would have been its own.
+    let returns = F::conntrack().find(key).is_some();
     let mut next = opening.original.1 as u8;
     let direct = direct::is_direct::<F>(next);
     if !direct || !reserve_direct::<F>(key, to, &flow, now)? {
@@ -260,7 +265,10 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
             next = Next::Route as u8;
             flow.next = next;
         }
-        reserve::<F>(to, &flow, opening.allocate_port, now)?;
+        let is_kept = returns && !opening.allocate_port && retake::<F>(to, &flow, now);
+        if !is_kept {
+            reserve::<F>(to, &flow, opening.allocate_port, now)?;
+        }
     }
     flow.src = to.src;
     flow.dst = to.dst;
@@ -272,8 +280,33 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     flow.side = opening.original.0 as u8;
     flow.next = next;
     pairs::note_flow::<F>(&key.src, &key.dst);
-    F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
+    if !returns || !take_over::<F>(key, &flow) {
+        F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
+    }
     Ok(next)
+}
+
+/// Gives the entry that a flow which is over has left under `key` to `flow`. False when there is none.
+///
+/// Clients that come often come back from the same port within seconds. To replace the entry would mean another one, in memory that no
+/// cache holds, and to touch the neighbours of both in the lists of what was used least recently.
+///
+/// A function of its own for the kernel, as it is called from two places.
+#[inline(never)]
+fn take_over<F: Datapath>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
+    let Some(entry) = F::conntrack().find(key) else { return false };
+    // SAFETY: the map keeps the entry writable. Packets that are late for the flow before may read a mixture of both, as they might
+    // have come later.
+    unsafe { entry.write(*flow) };
+    if F::conntrack().find(key) == Some(entry) {
+        return true;
+    }
+    // Between finding and writing, a full map has given the entry to another flow, although it was used just now. Nothing is translated
+    // by it until the next sweep removes it, and that flow goes on as if it had been the one to be given up.
+    // SAFETY: single words of an entry that the map keeps writable.
+    let entry = unsafe { &mut *entry };
+    (entry.side, entry.next, entry.deadline) = (NO_SIDE, Next::Route as u8, 0);
+    false
 }
 
 /// Writes both entries of a flow that another node has begun with requests of `key`, whatever flow had them before.
@@ -346,6 +379,14 @@ fn reserve_direct<F: Datapath>(
     }
     to.src = key.src;
     Ok(true)
+}
+
+/// Gives the reply entry that a client's flow which is over has left to the one from the same port `to` the same backend. False when
+/// there is none, or when it belongs to another flow.
+#[inline(always)]
+fn retake<F: Datapath>(to: &FlowKey<F::Addr>, reply: &Flow<F::Addr>, now: Ticks) -> bool {
+    let answer = placed(to).reversed();
+    !is_taken::<F>(&answer, reply, now) && take_over::<F>(&answer, reply)
 }
 
 /// Inserts the reply entry `reply`, trying other source ports for `to` while its tuple belongs to another flow.

@@ -253,6 +253,31 @@ pub fn parse_plain<F: Datapath>(packet: &impl Frame) -> Option<Headers<F::Addr>>
     (len >= 8 && len + (ETH_LEN + F::HEADER_LEN) as u32 <= packet.len()).then_some(headers)
 }
 
+/// What is read first of a plain TCP segment.
+pub struct Segment<A> {
+    pub src: A,
+    pub dst: A,
+    pub flags: TcpFlags,
+}
+
+/// Reads what tells whether a TCP segment may be part of a flow; `None` for everything else, for what has anything between its headers,
+/// and for what is cut short.
+#[inline(always)]
+pub fn plain_segment<F: Datapath>(packet: &impl Frame) -> Option<Segment<F::Addr>> {
+    let Network { src, dst, protocol, transport, part, .. } = F::plain_network(packet, ETH_LEN)?;
+    if protocol != Protocol::Tcp as u8 || part != Part::Whole || transport != ETH_LEN + F::HEADER_LEN {
+        return None;
+    }
+    Some(Segment { src, dst, flags: tcp_flags(packet.words(ETH_LEN + F::HEADER_LEN).ok()?) })
+}
+
+/// The flags of a TCP header.
+#[inline(always)]
+const fn tcp_flags([_, _, _, offset_and_flags, _]: [u32; 5]) -> TcpFlags {
+    // The 14th byte.
+    TcpFlags((offset_and_flags >> 8) as u8)
+}
+
 /// The destination of a packet, whatever it carries; `None` for what is cut short.
 #[inline(always)]
 pub fn destination<F: Datapath>(packet: &impl Frame) -> Option<F::Addr> {
@@ -287,9 +312,9 @@ fn parse_transport<F: Datapath>(packet: &impl Frame, network: &Network<F::Addr>)
     let (ports, tcp) = if part == Part::Later {
         F::continues_datagram(protocol).then_some((0, TcpFlags::default()))?
     } else if protocol == Protocol::Tcp as u8 {
-        // Ports are the first word, flags the 14th byte.
-        let [ports, _, _, flags, _] = packet.words::<5>(transport).ok()?;
-        (ports, TcpFlags((flags >> 8) as u8))
+        let header = packet.words::<5>(transport).ok()?;
+        let [ports, ..] = header;
+        (ports, tcp_flags(header))
     } else if protocol == Protocol::Udp as u8 || protocol == Protocol::Sctp as u8 {
         let [ports, _] = packet.words::<2>(transport).ok()?;
         (ports, TcpFlags::default())

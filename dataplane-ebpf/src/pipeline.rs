@@ -8,14 +8,14 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{
-    Direction, DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, map::ANY_INTERFACE,
+    Direction, DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, TcpFlags, map::ANY_INTERFACE,
 };
 
 use crate::{
     answer, clock, config,
     conntrack::{self, Opening},
     direct,
-    family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote},
+    family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote, Segment},
     forward::{self, Hop, Reach},
     fragments,
     hook::Hook,
@@ -36,7 +36,10 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     if direct && direct::may_tell::<F>(skb) && direct::listen::<F>(skb) == Outcome::DROP {
         return Outcome::DROP.into_tc();
     }
-    let mut outcome = known_flow::<H, F, false>(skb, false);
+    let mut outcome = match segment_of_strangers::<F>(skb) {
+        Some(flags) => unknown::<H>(flags),
+        None => known_flow::<H, F, false>(skb, false),
+    };
     if H::BYPASSES && outcome == Outcome::UNKNOWN_CONNECTION {
         // Most segments open no connection: where others went between the same addresses, no frontend has to be looked for.
         outcome = way::follow::<F>(skb, false);
@@ -73,7 +76,25 @@ fn bypasses<H: Hook>() -> bool {
     H::BYPASSES && config::has(NodeConfig::HOST_BYPASS)
 }
 
-/// Translates a packet of a known flow: all that most packets need. `FRESH` flows have been looked at just now; with `confirm`
+/// The flags of a TCP segment between addresses that have had no flows, with nothing between its headers: most packets on their way
+/// through a cluster, at most hooks that they pass.
+///
+/// Not of datagrams: those of a flow look for their backend in an array, and would pay for another one.
+#[inline(always)]
+fn segment_of_strangers<F: Datapath>(skb: *mut __sk_buff) -> Option<TcpFlags> {
+    // SAFETY: `run` passes the context of the running program. What is not readable in place goes the usual way.
+    let packet = unsafe { Packet::pulled(skb) };
+    let Segment { src, dst, flags } = family::plain_segment::<F>(&packet)?;
+    (!pairs::may_have_flows::<F>(&src, &dst)).then_some(flags)
+}
+
+/// What becomes of a packet without an entry, by its TCP flags.
+#[inline(always)]
+fn unknown<H: Hook>(flags: TcpFlags) -> Outcome {
+    if H::BYPASSES && flags.continues() { Outcome::UNKNOWN_CONNECTION } else { Outcome::UNKNOWN_FLOW }
+}
+
+/// Translates a packet of a known flow: all that most packets of flows need. `FRESH` flows have been looked at just now; with `confirm`
 /// the kernel is to use the neighbour itself.
 #[inline(never)]
 fn known_flow<H: Hook, F: Datapath, const FRESH: bool>(skb: *mut __sk_buff, confirm: bool) -> Outcome {
@@ -93,12 +114,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     if !fragments::follow::<F>(&mut headers)? {
         return Ok(Outcome::NO_FLOW);
     }
-    let continues = !fresh && headers.tcp.continues();
-    let unknown = if H::BYPASSES && continues { Outcome::UNKNOWN_CONNECTION } else { Outcome::UNKNOWN_FLOW };
-    if continues && !pairs::may_have_flows::<F>(&headers.key.src, &headers.key.dst) {
-        return Ok(unknown);
-    }
-    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(unknown) };
+    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(unknown::<H>(headers.tcp)) };
     let now = clock::now();
     let here = flow.side == H::SIDE as u8;
     let bypasses = bypasses::<H>() && flow.next == Next::Stack as u8;

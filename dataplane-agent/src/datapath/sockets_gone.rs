@@ -67,14 +67,18 @@ where
 
     fn step(&mut self, now: Ticks) -> Result<Swept, MapError> {
         if self.pass.is_at_start() {
-            let read = |source: io::Error| MapError { map: F::SOCKETS.name, op: "list sockets for", source };
-            let listed = SockDiag::open().and_then(|mut diag| diag.cookies()).map_err(read)?;
-            self.absence.begin(listed, now);
+            self.absence.begin(now);
         }
+        let list = || SockDiag::open()?.cookies();
         let absence = &mut self.absence;
         self.pass.step(|_, key, _| {
             let [low, high] = key.cookie.map(u64::from);
-            Ok(if absence.is_over(high << 32 | low) { vec![*key] } else { Vec::new() })
+            let is_over = absence.is_over(high << 32 | low, list).map_err(|source| MapError {
+                map: F::SOCKETS.name,
+                op: "list sockets for",
+                source,
+            })?;
+            Ok(if is_over { vec![*key] } else { Vec::new() })
         })
     }
 }
@@ -82,8 +86,9 @@ where
 /// Which sockets were in no list, and since when.
 #[derive(Debug, Default)]
 struct Absence {
-    listed: HashSet<u64>,
-    /// When the list was made.
+    /// None before the first entry of a pass: the kernel goes through the sockets of every namespace to list those of one.
+    listed: Option<HashSet<u64>>,
+    /// When the pass began.
     at: Ticks,
     /// Missing since, as of the pass before.
     before: HashMap<u64, Ticks>,
@@ -92,33 +97,40 @@ struct Absence {
 }
 
 impl Absence {
-    /// Begins a pass with the sockets that are `listed` at the tick `at`.
-    fn begin(&mut self, listed: HashSet<u64>, at: Ticks) {
-        (self.listed, self.at) = (listed, at);
+    /// Begins a pass at the tick `at`.
+    fn begin(&mut self, at: Ticks) {
+        (self.listed, self.at) = (None, at);
         self.before = mem::take(&mut self.now);
     }
 
-    /// Whether the socket with this cookie has been missing for long enough.
-    fn is_over(&mut self, cookie: u64) -> bool {
-        if self.listed.contains(&cookie) {
-            return false;
+    /// Whether the socket with this cookie has been missing for long enough; `list` tells the cookies of all there are.
+    fn is_over(&mut self, cookie: u64, list: impl FnOnce() -> io::Result<HashSet<u64>>) -> io::Result<bool> {
+        let listed = match &mut self.listed {
+            Some(listed) => listed,
+            none => none.insert(list()?),
+        };
+        if listed.contains(&cookie) {
+            return Ok(false);
         }
         let since = self.before.get(&cookie).copied().unwrap_or(self.at);
         self.now.insert(cookie, since);
-        self.at.0.saturating_sub(since.0) >= GRACE.0
+        Ok(self.at.0.saturating_sub(since.0) >= GRACE.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
     fn a_socket_is_gone_when_no_list_had_it_for_a_while() {
         let mut absence = Absence::default();
-        let mut pass = |listed: &[u64], seconds: u64, entries: &[u64]| -> Vec<u64> {
-            absence.begin(listed.iter().copied().collect(), Ticks::from_secs(seconds));
-            entries.iter().copied().filter(|cookie| absence.is_over(*cookie)).collect()
+        let mut pass = |sockets: &[u64], seconds: u64, entries: &[u64]| -> Vec<u64> {
+            absence.begin(Ticks::from_secs(seconds));
+            let list = || Ok(sockets.iter().copied().collect());
+            entries.iter().copied().filter(|cookie| absence.is_over(*cookie, list).unwrap()).collect()
         };
         assert_eq!(pass(&[1], 100, &[1, 2, 3]), [0; 0]);
         assert_eq!(pass(&[1], 110, &[1, 2, 3]), [0; 0]);
@@ -128,5 +140,23 @@ mod tests {
         assert_eq!(pass(&[], 130, &[1, 3]), [0; 0]);
         assert_eq!(pass(&[], 142, &[1, 3, 4]), [3]);
         assert_eq!(pass(&[], 151, &[1]), [1]);
+    }
+
+    #[test]
+    fn sockets_are_listed_once_per_pass_and_not_for_nothing() {
+        let mut absence = Absence::default();
+        let lists = Cell::new(0);
+        let list = || {
+            lists.set(lists.get() + 1);
+            Ok(HashSet::new())
+        };
+        for expected in 1..3 {
+            absence.begin(Ticks::from_secs(100));
+            assert_eq!(lists.get(), expected - 1);
+            for cookie in [1, 2] {
+                assert!(!absence.is_over(cookie, list).unwrap());
+            }
+            assert_eq!(lists.get(), expected);
+        }
     }
 }
