@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Measure only loads whose name contains TEXT; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub load: Vec<String>,
-    /// Rounds per load [default: 7 to 21 with --quick, else 11 to 33, by load]
+    /// Rounds per load [default: 7 to 27 with --quick, else 11 to 33, by load]
     #[arg(long, value_name = "N")]
     pub rounds: Option<u32>,
     /// Milliseconds per slice [default: 150 to 450 with --quick, else 350 to 1000, by load]

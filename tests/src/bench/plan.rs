@@ -38,6 +38,8 @@ pub const MANY: u32 = 10_000;
 /// Everyone who carries pods' traffic.
 const PODS: &[&str] =
     &[DIRECT, "empty programs", PACKET, DEFAULT, "sluice socket LB", IPTABLES[0], IPTABLES[1], NFTABLES];
+/// Those of them that a row needs.
+const ROWS: &[&str] = &[DIRECT, PACKET, DEFAULT, IPTABLES[0], IPTABLES[1], NFTABLES];
 /// Those whose latency and throughput are compared.
 const FEWER: &[&str] = &[DIRECT, PACKET, DEFAULT, IPTABLES[1], NFTABLES];
 /// Those that take packets at a NodePort.
@@ -67,7 +69,7 @@ fn few(load: Load, route: Route, contenders: &[&'static str]) -> Phase {
 
 /// The load that depends on the number of services.
 fn connections(scale: Scale, route: Route) -> Phase {
-    let mut phase = few(Load::Crr(1), route, PODS);
+    let mut phase = few(Load::Crr(1), route, if scale == Scale::Quick { ROWS } else { PODS });
     let sizes: &[u32] = match scale {
         Scale::Quick => &[MANY],
         Scale::Usual => &[1000, MANY],

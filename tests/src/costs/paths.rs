@@ -151,7 +151,8 @@ impl Scenario {
             steps: match (self.kind, protocol == Protocol::Tcp) {
                 // The reply does not come by the uplink.
                 (Some(_), _) if self.is_xdp() && self.is_local => &[Step::New, Step::Established],
-                (Some(_), _) => &Step::ALL,
+                (Some(_), true) if !self.is_xdp() => &[Step::New, Step::Established, Step::Reply, Step::Again],
+                (Some(_), _) => &[Step::New, Step::Established, Step::Reply],
                 // Segments that open no connection look for less.
                 (None, true) => &[Step::Miss, Step::Established],
                 (None, false) => &[Step::Miss],
@@ -177,17 +178,18 @@ enum Step {
     New,
     Established,
     Reply,
+    /// A new connection from the port of one that is closed.
+    Again,
     Miss,
 }
 
 impl Step {
-    const ALL: [Self; 3] = [Self::New, Self::Established, Self::Reply];
-
     const fn name(self) -> &'static str {
         match self {
             Self::New => "new connection",
             Self::Established => "established",
             Self::Reply => "reply",
+            Self::Again => "from a used port",
             Self::Miss => "miss",
         }
     }
@@ -246,6 +248,7 @@ impl Flow<'_> {
             for port in self.ports(1000, runs) {
                 let mut reply = None;
                 for (least, step) in least.iter_mut().zip(self.steps) {
+                    self.prepare(router, harness, *step, port, reply.as_ref())?;
                     let before = harness.map_operations()?;
                     self.pass(router, harness, *step, port, &mut reply)?;
                     let after = harness.map_operations()?;
@@ -269,6 +272,7 @@ impl Flow<'_> {
                 let mut reply = None;
                 zero.push(empty.run(&self.original(port).frame()?)?);
                 for (samples, step) in samples.iter_mut().zip(self.steps) {
+                    self.prepare(router, harness, *step, port, reply.as_ref())?;
                     samples.push(self.pass(router, harness, *step, port, &mut reply)?);
                     if *step == Step::New {
                         self.pass(router, harness, Step::Reply, port, &mut reply)?;
@@ -295,9 +299,23 @@ impl Flow<'_> {
 
     const fn hook(&self, step: Step) -> Hook {
         match step {
-            Step::New | Step::Established | Step::Miss => self.scenario.there,
+            Step::New | Step::Established | Step::Again | Step::Miss => self.scenario.there,
             Step::Reply => self.scenario.back,
         }
+    }
+
+    /// Sends what has to come before the packet of `step`: both ends close the connection whose port is used again.
+    fn prepare(&self, router: &Router, harness: &Harness, step: Step, port: u16, reply: Option<&Packet>) -> Result<()> {
+        if step != Step::Again {
+            return Ok(());
+        }
+        let fin = TcpFlags(TcpFlags::FIN.0 | TcpFlags::ACK.0);
+        let reply = reply.context("nothing was sent that could be replied to")?;
+        for (step, packet) in [(Step::Established, &self.original(port)), (Step::Reply, reply)] {
+            let hook = self.hook(step);
+            harness.run_on(router.interface(hook), hook, &packet.clone().with_flags(fin).frame()?)?;
+        }
+        Ok(())
     }
 
     /// Sends the packet of `step`, sees that it was translated or rightly passed, and notes what the backend replies.
@@ -311,7 +329,7 @@ impl Flow<'_> {
     ) -> Result<Duration> {
         let original = self.original(port);
         let packet = match step {
-            Step::New | Step::Miss => original.clone(),
+            Step::New | Step::Again | Step::Miss => original.clone(),
             Step::Established if self.protocol == Protocol::Tcp => original.clone().with_flags(TcpFlags::ACK),
             Step::Established => original.clone(),
             Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
@@ -329,7 +347,7 @@ impl Flow<'_> {
         let now = outcome.packet()?;
         let right = match step {
             _ if is_xdp && !is_sent => outcome.frame == frame,
-            Step::New | Step::Established | Step::Miss => now.dst == self.target.addr,
+            Step::New | Step::Established | Step::Again | Step::Miss => now.dst == self.target.addr,
             Step::Reply => (now.src, now.dst) == (original.dst, original.src),
         };
         let goes_on = match outcome.action {
