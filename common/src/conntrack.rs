@@ -80,6 +80,18 @@ pub enum Side {
     Egress = 1,
 }
 
+impl Side {
+    /// The other side.
+    #[must_use]
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+}
+
 /// Where a packet goes after its rewrite.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +108,9 @@ pub enum Next {
     /// As [`Next::Route`], but the client keeps its address, and the backend's node answers it directly (direct server return). Its
     /// answers usually do not pass here.
     Direct = 4,
+    /// As [`Next::Stack`], and never around it: what is put right before the stack would have a tuple behind it that is the key of another
+    /// flow.
+    StackOnly = 5,
 }
 
 /// Value of `conntrack4` and `conntrack6`.

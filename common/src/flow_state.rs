@@ -23,8 +23,27 @@ impl FlowState {
     pub const REPLY_FIN: Self = Self(1 << 2);
     /// Either side sent RST.
     pub const RESET: Self = Self(1 << 3);
+    /// The flow began with a connection's first packet. No timeout depends on it.
+    pub const OPENED: Self = Self(1 << 4);
 
     const BOTH_FIN: u8 = Self::ORIGINAL_FIN.0 | Self::REPLY_FIN.0;
+
+    /// The state of a flow that begins with a packet with the TCP flags `tcp`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_first(tcp: TcpFlags) -> Self {
+        const { assert!(Self::OPENED.0 == TcpFlags::ACK.0 && Self::OPENED.0 == TcpFlags::SYN.0 << 3) };
+        // Arithmetic, as in `after`: SYN without ACK.
+        Self((tcp.0 << 3) & !tcp.0 & Self::OPENED.0)
+    }
+
+    /// Whether the connection has been asked for and not been answered yet: an answer that neither accepts nor refuses it is not its
+    /// own.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unanswered(self) -> bool {
+        self.0 & (Self::OPENED.0 | Self::REPLIED.0) == Self::OPENED.0
+    }
 
     /// The state after a packet in `direction` with the TCP flags `tcp` (empty for other protocols).
     ///
@@ -131,7 +150,7 @@ impl FlowState {
     }
 }
 
-/// States of a flow: one per combination of the four bits of [`FlowState`].
+/// States that have a timeout: one per combination of the four lower bits of [`FlowState`].
 const STATES: u8 = 16;
 
 /// The index of the timeout of each state of `protocol`, four bits each.

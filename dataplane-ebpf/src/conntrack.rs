@@ -7,12 +7,12 @@ use aya_ebpf::{
     helpers::bpf_get_prandom_u32,
 };
 use dataplane_common::{
-    Addr, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, Ticks, Way,
+    Addr, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, TcpFlags, Ticks, Way,
 };
 
 use crate::{
     clock, config, direct,
-    family::{Datapath, Headers},
+    family::{Datapath, Headers, Part},
     maps::{Table as _, Writable as _},
     packet::opaque,
     pairs,
@@ -37,6 +37,18 @@ pub struct Opening {
     pub allocate_port: bool,
 }
 
+impl Opening {
+    /// That of a flow whose packets get another source port and stay as they are otherwise, translated at `side` and back at the other
+    /// one.
+    #[inline(always)]
+    pub fn evading(side: Side) -> Self {
+        // Known zeroes would be joined: to a misaligned word of the stack, or for a call that clears them.
+        let (backend, generation, service) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1), opaque(NO_SERVICE));
+        let (original, reply) = ((side, Next::StackOnly), (side.opposite(), Next::StackOnly));
+        Self { backend, generation, service, original, reply, allocate_port: true }
+    }
+}
+
 /// A flow that another node has begun, and whose answers get their frontend here.
 pub struct Adoption<A> {
     /// The frontend's address.
@@ -56,8 +68,11 @@ pub struct Adoption<A> {
 /// A side where nothing is translated.
 const NO_SIDE: u8 = u8::MAX;
 
-/// Id and generation of the backend of such a flow: none of this node's choice, and so none that is taken back here.
+/// Id and generation of the backend of a flow whose backend is none of this node's choice, and so none that is taken back here.
 const NO_BACKEND: (u32, u32) = (0, 0);
+
+/// Service of a flow that is to none.
+const NO_SERVICE: u32 = 0;
 
 /// The entry of packets with the tuple `key`.
 ///
@@ -156,6 +171,75 @@ fn answers_another<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>
     true
 }
 
+/// Whether a packet with the tuple of `flow`'s answers is of a connection that nobody has tracked, which the client has to the backend
+/// itself, from the same port: what is first heard of a backend accepts or refuses.
+#[inline(always)]
+pub fn is_of_untracked<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::Addr>) -> bool {
+    flow.direction == Direction::Reply as u8
+        && flow.state.is_unanswered()
+        && flow.keeps_destination(&headers.key)
+        && !headers.tcp.accepts()
+        && headers.tcp.0 & TcpFlags::RST.0 == 0
+}
+
+/// Gives the tuple `answer` back to that connection for as long as it lives. The client's next attempt gets another port.
+#[inline(always)]
+pub fn give_back<F: Datapath>(answer: &FlowKey<F::Addr>) {
+    let Some(taken) = F::conntrack().find(answer) else { return };
+    // SAFETY: a byte of an entry that the map keeps readable.
+    let side = unsafe { (*taken).side };
+    let state = FlowState::REPLIED;
+    // As in `Opening::evading`.
+    let (backend, generation) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1));
+    let mut flow = Flow {
+        packets: u64::from(opaque(0)),
+        bytes: u64::from(opaque(0)),
+        way: Way::UNKNOWN,
+        src: answer.src.by_words(),
+        dst: answer.dst.by_words(),
+        src_port: answer.src_port,
+        dst_port: answer.dst_port,
+        backend,
+        generation,
+        service: NO_SERVICE,
+        deadline: clock::now().0 + config::timeout(state, answer.protocol),
+        direction: Direction::Reply as u8,
+        side,
+        next: Next::StackOnly as u8,
+        state,
+    };
+    // A failure leaves what was there before.
+    let _before = F::conntrack().put(answer, &flow, u64::from(BPF_ANY));
+    let request = placed(answer).reversed();
+    flow.src = answer.dst.by_words();
+    flow.dst = answer.src.by_words();
+    (flow.src_port, flow.dst_port) = (answer.dst_port, answer.src_port);
+    flow.direction = Direction::Original as u8;
+    flow.side = side ^ (Side::Ingress as u8 ^ Side::Egress as u8);
+    pairs::note_flow::<F>(&request.src, &request.dst);
+    let _before = F::conntrack().put(&request, &flow, u64::from(BPF_ANY));
+}
+
+/// Whether answers to a packet of no flow would be taken for those of one: its sender has one to the same destination by way of a
+/// frontend, and from the same port.
+#[inline(always)]
+pub fn is_claimed<F: Datapath>(headers: &Headers<F::Addr>) -> bool {
+    let key = &headers.key;
+    let begins = headers.tcp.opens() || key.protocol == Protocol::Udp as u8;
+    if !begins || headers.part == Part::Later || !pairs::may_have_flows::<F>(&key.dst, &key.src) {
+        return false;
+    }
+    let answer = placed(key).reversed();
+    let Some(flow) = F::conntrack().find(&answer) else { return false };
+    // SAFETY: words are read from an entry that the map keeps readable.
+    let flow = unsafe { &*flow };
+    let is_itself = flow.src == key.dst && flow.src_port == key.dst_port;
+    flow.direction == Direction::Reply as u8
+        && !is_itself
+        && !flow.state.is_closed()
+        && !is_silent::<F>(flow, &answer, clock::now())
+}
+
 #[inline(always)]
 fn backend_exists<F: Datapath>(flow: &Flow<F::Addr>) -> bool {
     let Some(backend) = F::backends().find(&flow.backend) else { return false };
@@ -237,7 +321,7 @@ fn add_state<A: Addr>(flow: &mut Flow<A>, state: FlowState) {
 pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, opening: &Opening) -> Step<u8> {
     let now = clock::now();
     let key = &headers.key;
-    let state = FlowState::default();
+    let state = FlowState::of_first(headers.tcp);
     let mut flow = Flow {
         packets: 0,
         bytes: 0,
@@ -313,7 +397,7 @@ fn take_over<F: Datapath>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool 
 #[inline(always)]
 pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) -> Step<()> {
     let state = FlowState::default();
-    // Known zeroes would be joined: to a misaligned word of the stack, or for a call that clears them.
+    // As in `Opening::evading`.
     let (backend, generation) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1));
     let mut flow = Flow {
         packets: u64::from(opaque(0)),
@@ -359,6 +443,23 @@ pub fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
     unsafe { asm!("{0} = {0}", inout(reg) place, options(nomem, nostack, preserves_flags)) };
     // SAFETY: it is the same reference.
     unsafe { &*place }
+}
+
+/// Has the rest of `flow`'s translation done behind the stack to packets that come there with the tuple `half`, whose destination has been
+/// translated. False when another flow has that tuple.
+#[inline(always)]
+pub fn finish_behind_stack<F: Datapath>(half: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step<bool> {
+    // Known neighbours would be joined to a misaligned word of the stack.
+    let side = opaque(Side::Egress as u32) as u8;
+    let mut rest = Flow { packets: 0, bytes: 0, side, next: Next::Stack as u8, ..*flow };
+    let now = clock::now();
+    rest.deadline = now.0 + timeout::<F>(&rest, rest.state, half.protocol);
+    if is_taken::<F>(half, &rest, now) {
+        return Ok(false);
+    }
+    pairs::note_flow::<F>(&half.src, &half.dst);
+    F::conntrack().put(half, &rest, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
+    Ok(true)
 }
 
 /// Inserts the reply entry `reply` of a flow from `key` to `to` whose source stays. False when another flow has its tuple.

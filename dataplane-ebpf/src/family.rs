@@ -167,6 +167,12 @@ pub trait Datapath: Family {
     /// header.
     fn is_answerable(headers: &Headers<Self::Addr>) -> bool;
 
+    /// Whether routers may cut the packet into fragments.
+    #[inline(always)]
+    fn may_be_cut(_packet: &impl Frame) -> bool {
+        false
+    }
+
     /// Whether an answer of the same protocol can have the packet's own network header.
     fn lends_header(headers: &Headers<Self::Addr>) -> bool;
 

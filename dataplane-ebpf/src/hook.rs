@@ -29,6 +29,8 @@ pub trait Hook {
     const BETWEEN_NODES: bool = false;
     /// Whether flows begin here.
     const BEGINS_FLOWS: bool = true;
+    /// Whether the stack is still to come, which cuts what is too large.
+    const BEFORE_STACK: bool = matches!(Self::SIDE, Side::Ingress);
 
     /// Whether a packet that belongs to no flow may begin one.
     #[inline(always)]

@@ -40,6 +40,9 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
         Some(flags) => unknown::<H>(flags),
         None => known_flow::<H, F, false>(skb, false),
     };
+    if outcome == Outcome::UNTRACKED {
+        outcome = give_back::<H, F>(skb);
+    }
     if H::BYPASSES && outcome == Outcome::UNKNOWN_CONNECTION {
         // Most segments open no connection: where others went between the same addresses, no frontend has to be looked for.
         outcome = way::follow::<F>(skb, false);
@@ -60,6 +63,11 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
         outcome = way::follow::<F>(skb, true);
     } else if outcome == Outcome::ICMP_ERROR {
         outcome = icmp_error::<H, F>(skb);
+    }
+    if H::BEFORE_STACK
+        && let Some(mtu) = outcome.cut_to()
+    {
+        outcome = pass_to_be_cut::<F>(skb, mtu);
     }
     if H::BEGINS_FLOWS && outcome.error().is_some() {
         outcome = answer::<H, F>(skb, outcome);
@@ -121,6 +129,9 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
     if !here && !bypasses {
         return Ok(Outcome::PASS);
     }
+    if !fresh && conntrack::is_of_untracked::<F>(&headers, flow) {
+        return Ok(Outcome::UNTRACKED);
+    }
     if !fresh && conntrack::is_over::<F>(&headers, flow, now) {
         return Ok(Outcome::UNKNOWN_FLOW);
     }
@@ -174,7 +185,7 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
             hop.reach = Reach::Unresolved;
         }
         conntrack::account::<F>(&headers, flow, packet.len(), now);
-        return route::<F>(packet, &headers, &to, &hop);
+        return route::<H, F>(packet, &headers, &to, &hop);
     }
     conntrack::account::<F>(&headers, flow, packet.len(), now);
     nat::rewrite::<F>(packet, &headers, &to)?;
@@ -186,6 +197,16 @@ fn translate_known<H: Hook, F: Datapath>(packet: &mut Packet<'_>, fresh: bool, c
         Ok(Verdict::Pass)
     };
     verdict.map(Verdict::act)
+}
+
+/// Has the tuple of the packet, an answer, belong to the connection that it had before a flow took it.
+#[inline(never)]
+fn give_back<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
+    // SAFETY: `run` passes the context of the running program.
+    let mut packet = unsafe { Packet::new::<F>(skb) };
+    let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::PASS };
+    conntrack::give_back::<F>(&headers.key);
+    unknown::<H>(headers.tcp)
 }
 
 /// Begins a flow if the packet is for a frontend. The packet stays as it is.
@@ -213,45 +234,85 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Option<u8>> {
         return Ok(None);
     }
     let key = &headers.key;
-    let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, H::NODE_PORT_ON)? else {
+    let mut to = headers.key;
+    let opening = if let Some(frontend) = service::find::<F>(&key.dst, key.dst_port, key.protocol, H::NODE_PORT_ON)? {
+        if headers.part == Part::Later {
+            // Its datagram's first fragment would have begun the flow.
+            return Err(DropReason::UnknownFragment);
+        }
+        direct_to::<H, F>(packet, &headers, frontend, &mut to)?
+    } else if H::BEFORE_STACK && conntrack::is_claimed::<F>(&headers) {
+        // Behind it, the packet of a flow may come again: sent out by another interface, where its own answers are still to be told.
+        Opening::evading(H::SIDE)
+    } else {
         if H::BYPASSES && !bypasses::<H>() && headers.tcp.continues() {
             way::note_stack::<F>(key, packet.interface());
         }
         return Ok(None);
     };
-    if headers.part == Part::Later {
-        // Its datagram's first fragment would have begun the flow.
-        return Err(DropReason::UnknownFragment);
-    }
-    open_flow::<H, F>(packet, &headers, frontend).map(Some)
+    conntrack::open::<F>(&headers, &mut to, &opening).map(Some)
 }
 
-/// Begins a flow of the packet to `frontend`: chooses its backend and writes both entries. Returns the [`Next`] of its packets.
+/// Chooses the backend of a new flow to `frontend`, and writes the tuple that the packet is to have into `to`.
 #[inline(always)]
-pub fn open_flow<H: Hook, F: Datapath>(
+pub fn direct_to<H: Hook, F: Datapath>(
     packet: &impl Frame,
     headers: &Headers<F::Addr>,
     frontend: &Frontend,
-) -> Step<u8> {
+    to: &mut FlowKey<F::Addr>,
+) -> Step<Opening> {
     let key = &headers.key;
     let selected = service::select::<F>(frontend, H::CLIENT, &key.src)?;
-    let mut to = headers.key;
     to.dst = selected.backend.addr;
     to.dst_port = selected.backend.port;
     if key.protocol == Protocol::Sctp as u8 && to.dst_port != key.dst_port {
         return Err(DropReason::SctpPort);
     }
-    let Arrangement { original, reply, allocate_port } =
-        H::arrange::<F>(packet, headers, frontend, &selected, &mut to)?;
-    let opening = Opening {
+    let Arrangement { original, reply, allocate_port } = H::arrange::<F>(packet, headers, frontend, &selected, to)?;
+    Ok(Opening {
         backend: selected.id,
         generation: selected.backend.generation,
         service: frontend.service,
         original,
         reply,
         allocate_port,
-    };
-    conntrack::open::<F>(headers, &mut to, &opening)
+    })
+}
+
+/// Sends a packet that is too large for its way, and may be cut, through the stack, which cuts. Here only its destination is translated:
+/// with the source it gets behind the stack, the stack would take it for one of its own and for a martian.
+///
+/// Answered as too large, for it is larger than `mtu`, when another flow has the tuple between both.
+#[inline(never)]
+fn pass_to_be_cut<F: Datapath>(skb: *mut __sk_buff, mtu: u16) -> Outcome {
+    // SAFETY: `run` passes the context of the running program.
+    let mut packet = unsafe { Packet::new::<F>(skb) };
+    match translate_half::<F>(&mut packet) {
+        Ok(true) => Outcome::PASS,
+        Ok(false) => {
+            count_drop(DropReason::TooBig);
+            Outcome::too_big(mtu)
+        }
+        Err(reason) => Outcome::of(Err(reason)),
+    }
+}
+
+#[inline(always)]
+fn translate_half<F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
+    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(false) };
+    if !fragments::follow::<F>(&mut headers)? {
+        return Ok(false);
+    }
+    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(false) };
+    let mut half = headers.key;
+    half.dst = flow.dst;
+    half.dst_port = flow.dst_port;
+    let is_whole = half.src == flow.src && half.src_port == flow.src_port;
+    if !is_whole && !conntrack::finish_behind_stack::<F>(&half, flow)? {
+        return Ok(false);
+    }
+    nat::rewrite::<F>(packet, &headers, &half)?;
+    Ok(true)
 }
 
 /// Answers a packet that goes no further, as its `outcome` says, which has been counted.
@@ -319,7 +380,7 @@ fn translate_error<H: Hook, F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<
 
 /// Does for a redirected packet what the stack's forwarding would have done.
 #[inline(always)]
-fn route<F: Datapath>(
+fn route<H: Hook, F: Datapath>(
     packet: &mut Packet<'_>,
     headers: &Headers<F::Addr>,
     to: &FlowKey<F::Addr>,
@@ -331,6 +392,9 @@ fn route<F: Datapath>(
         return Ok(Outcome::OUT_OF_HOPS);
     }
     if forward::network_len(packet, headers)? > hop.mtu {
+        if H::BEFORE_STACK && F::may_be_cut(packet) {
+            return Ok(Outcome::to_be_cut(hop.mtu as u16));
+        }
         count_drop(DropReason::TooBig);
         return Ok(Outcome::too_big(hop.mtu as u16));
     }

@@ -67,6 +67,8 @@ impl Outcome {
     pub const UNKNOWN_FLOW: Self = Self(0x100);
     /// The same, and it is a segment that opens no connection.
     pub const UNKNOWN_CONNECTION: Self = Self(0x106);
+    /// It is of a connection whose tuple a flow has taken.
+    pub const UNTRACKED: Self = Self(0x10a);
     /// Its flow has just been begun.
     pub const BEGUN: Self = Self(0x101);
     /// Nobody can take it, and its sender is to be told.
@@ -75,6 +77,8 @@ impl Outcome {
     pub const OUT_OF_HOPS: Self = Self(0x109);
     /// The first of those that say "larger than the next link takes, and its sender is to be told", each with what it takes.
     const TOO_BIG: i32 = 0x1_0000;
+    /// The first of those that say the same of a packet that may be cut.
+    const TO_BE_CUT: i32 = 0x2_0000;
     /// Where its flow's packets go next has to be looked up again.
     pub const STALE_WAY: Self = Self(0x104);
     /// It is part of no flow that could be translated.
@@ -102,6 +106,18 @@ impl Outcome {
     #[inline(always)]
     pub const fn too_big(mtu: u16) -> Self {
         Self(Self::TOO_BIG | mtu as i32)
+    }
+
+    /// The same of a packet that may be cut.
+    #[inline(always)]
+    pub const fn to_be_cut(mtu: u16) -> Self {
+        Self(Self::TO_BE_CUT | mtu as i32)
+    }
+
+    /// What the next link takes, of a packet that is larger and may be cut.
+    #[inline(always)]
+    pub const fn cut_to(self) -> Option<u16> {
+        if self.0 >= Self::TO_BE_CUT { Some(self.0 as u16) } else { None }
     }
 
     /// What the packet's sender is to be told.

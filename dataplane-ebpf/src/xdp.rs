@@ -179,6 +179,8 @@ fn begin<F: Datapath>(packet: &XdpFrame<'_>) -> Option<()> {
     else {
         return None;
     };
-    let next = pipeline::open_flow::<FromUplink, F>(packet, &headers, frontend).ok()?;
+    let mut to = headers.key;
+    let opening = pipeline::direct_to::<FromUplink, F>(packet, &headers, frontend, &mut to).ok()?;
+    let next = conntrack::open::<F>(&headers, &mut to, &opening).ok()?;
     (next == Next::Route as u8).then_some(())
 }

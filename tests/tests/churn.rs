@@ -33,7 +33,7 @@ const SERVICES: u8 = 200;
 /// Their first number among cluster IPs.
 const FIRST: u8 = 30;
 /// Seconds of a usual run.
-const SECONDS: u64 = 20;
+const SECONDS: u64 = 60;
 /// How long a datagram may still reach an endpoint that has been removed.
 const GRACE: Duration = Duration::from_secs(1);
 const PORT: u16 = 8080;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use dataplane_tests::{
     cluster::Site,
     expect,
+    objects::{Endpoint, Service},
     scenario::{FAR, Scenario},
     topology::{IpVersion, Wiring},
     traffic::{Ask, protocol::Transport},
@@ -58,6 +59,32 @@ fn p44_p45_a_client_outside_learns_how_large_fragments_to_a_remote_backend_may_b
     narrow_between_nodes(&scenario)?;
     for version in IpVersion::BOTH {
         learns(&scenario.cluster.external, scenario.cluster.node("a").address(version, FAR))?;
+    }
+    Ok(())
+}
+
+/// Senders that leave it to routers to cut never learn (RFC 791, 2.3); nor does a node have to be told about fragments.
+#[test]
+fn p45_datagrams_that_may_be_cut_are_cut_on_their_way() -> Result<()> {
+    let scenario = Scenario::new(Wiring::Routed, &[])?;
+    narrow_between_nodes(&scenario)?;
+    let cluster = &scenario.cluster;
+    let client = cluster.external.ip(IpVersion::V4);
+    cluster.host("a").netns().ip(&format!("route add {client}/32 dev eth0 mtu lock 1300\n"))?;
+    for site in [&cluster.external, cluster.pod("web-b")] {
+        site.netns().sysctls(&["ipv4/ip_no_pmtu_disc=1"])?;
+    }
+    // Sockets made from now on leave it to routers.
+    let (port, node_port) = (8081, 30_090);
+    cluster.pod("web-b").serve(port)?;
+    cluster
+        .put_service(&Service::new("cut", 20).node_port(80, port, node_port), &Endpoint::pods(cluster, &["web-b"]))?;
+    let to = cluster.node("a").address(IpVersion::V4, node_port);
+    expect::eventually(|| expect::answered(&cluster.external, &Ask::new(Transport::Udp, to), &["web-b"]))?;
+    for size in [1_400, 4_000, 9_001] {
+        for transport in [Transport::Udp, Transport::UdpUnconnected, Transport::Tcp] {
+            expect::answered(&cluster.external, &Ask::new(transport, to).payload(size), &["web-b"])?;
+        }
     }
     Ok(())
 }

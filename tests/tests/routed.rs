@@ -31,7 +31,7 @@ fn cast(version: IpVersion) -> Result<Cast> {
 }
 
 /// Runs `check` for every family and protocol with a NodePort whose only backend is on another node.
-fn each(check: impl Fn(&Harness, &Router, &Cast, Protocol) -> Result<()> + Sync) -> Result<()> {
+fn each(check: impl Fn(&mut Harness, &Router, &Cast, Protocol) -> Result<()> + Sync) -> Result<()> {
     let router = Router::new()?;
     for version in IpVersion::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -130,20 +130,92 @@ fn a_packet_whose_hop_limit_ends_here_is_answered_with_time_exceeded() -> Result
     })
 }
 
+/// Fragments that must not be cut again.
+fn cut_for_good(frame: &[u8], id: u16) -> Result<Vec<Vec<u8>>> {
+    fragment::cut(frame, id, 1400)?.iter().map(|frame| fragment::allow(frame, false)).collect()
+}
+
+/// What the stack and `to_uplink` make of `frame`, which `from_uplink` leaves to be cut.
+fn cut_on_its_way(router: &Router, harness: &Harness, frame: &[u8], half: (SocketAddr, SocketAddr)) -> Result<Packet> {
+    let passed = router.run(harness, Hook::FromUplink, frame)?;
+    assert_eq!(passed.action, Action::Pass, "{:?}", harness.drops()?);
+    let seen = passed.packet()?;
+    assert_eq!((seen.src, seen.dst), half, "for the stack");
+    let pieces = fragment::cut(&passed.frame, 7, 800)?;
+    assert!(pieces.len() > 1);
+    let mut sent = Vec::new();
+    for piece in pieces {
+        let out = router.run(harness, Hook::ToUplink, &piece)?;
+        assert_eq!(out.action, Action::Pass, "{:?}", harness.drops()?);
+        sent.push(out.frame);
+    }
+    Parsed::from_frame(&fragment::join(&sent)?)?.transport()
+}
+
+#[test]
+fn p45_a_packet_that_may_be_cut_gets_its_destination_before_the_stack_and_its_source_behind_it() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        if cast.client.is_ipv6() {
+            return Ok(());
+        }
+        let small = Packet::first(protocol, cast.client, cast.node_port);
+        let out = redirects(router, harness, &small)?;
+        let large = small.clone().with_flags(TcpFlags::ACK).with_payload(&[0x5a; 1400]);
+        for frame in [large.frame()?, with_options(&large.frame()?, 2)?] {
+            let frame = fragment::allow(&frame, true)?;
+            let whole = cut_on_its_way(router, harness, &frame, (cast.client, cast.remote))?;
+            assert_eq!((whole.src, whole.dst), (out.src, cast.remote));
+            assert_eq!(whole.payload, large.payload);
+        }
+        let answer = Packet { flags: TcpFlags::ACK, ..out.answer() }.with_payload(&[0xa5; 1400]);
+        let frame = fragment::allow(&answer.frame()?, true)?;
+        let back = cut_on_its_way(router, harness, &frame, (cast.remote, cast.client))?;
+        assert_eq!((back.src, back.dst), (cast.node_port, cast.client));
+        assert_eq!(back.payload, answer.payload);
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), None);
+        // What fits goes on as before.
+        assert_eq!(redirects(router, harness, &small.with_flags(TcpFlags::ACK))?.src, out.src);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_packet_to_be_cut_whose_tuple_behind_the_stack_is_anothers_is_answered_with_the_mtu() -> Result<()> {
+    each(|harness, router, cast, protocol| {
+        if cast.client.is_ipv6() {
+            return Ok(());
+        }
+        let target = Target { addr: cast.remote, local: false };
+        let other = SocketAddr::new(cast.node, 30_081);
+        harness.add_frontend(FrontendKind::NodePort, protocol, other, &[target])?;
+        let large = |to| -> Result<Vec<u8>> {
+            let first = Packet::first(protocol, cast.client, to);
+            redirects(router, harness, &first)?;
+            fragment::allow(&first.with_flags(TcpFlags::ACK).with_payload(&[0x5a; 1400]).frame()?, true)
+        };
+        let (one, two) = (large(cast.node_port)?, large(other)?);
+        assert_eq!(router.run(harness, Hook::FromUplink, &one)?.action, Action::Pass);
+        assert!(complaint_about(router, harness, &two)?.says(IcmpError::TooBig(UPLINK_MTU)));
+        assert_eq!(router.run(harness, Hook::FromUplink, &one)?.action, Action::Pass);
+        assert_eq!(harness.drops()?.get(&DropReason::TooBig), Some(&1));
+        Ok(())
+    })
+}
+
 #[test]
 fn p44_p45_a_first_fragment_too_large_for_the_way_is_answered_with_the_mtu() -> Result<()> {
     each(|harness, router, cast, protocol| {
         let sent = Packet::first(protocol, cast.client, cast.node_port).with_payload(&[0x5a; 2001]);
         let plain = sent.frame()?;
         for (id, frame) in (1..).zip([plain.clone(), with_options(&plain, 1)?, with_options(&plain, 10)?]) {
-            let fragments = fragment::cut(&frame, id, 1400)?;
+            let fragments = cut_for_good(&frame, id)?;
             let icmp = complaint_about(router, harness, &fragments[0])?;
             assert!(icmp.says(IcmpError::TooBig(UPLINK_MTU)), "{icmp:?}");
             assert_eq!((icmp.src, icmp.dst), (cast.node_port.ip(), cast.client.ip()));
             // The others fit, and no error is sent about those that do not.
             let later = router.run(harness, Hook::FromUplink, &fragments[1])?;
             assert_eq!(later.action, Action::Redirect, "{:?}", harness.drops()?);
-            let again = fragment::cut(&sent.clone().with_payload(&[0x5a; 3001]).frame()?, id + 100, 1400)?;
+            let again = cut_for_good(&sent.clone().with_payload(&[0x5a; 3001]).frame()?, id + 100)?;
             complaint_about(router, harness, &again[0])?;
             assert_eq!(router.run(harness, Hook::FromUplink, &again[1])?.action, Action::Drop);
         }

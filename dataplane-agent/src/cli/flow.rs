@@ -92,6 +92,7 @@ impl FlowEntry {
                 2 => Next::Bounce,
                 3 => Next::Receive,
                 4 => Next::Direct,
+                5 => Next::StackOnly,
                 _ => Next::Stack,
             },
             state: value.state,

@@ -20,6 +20,7 @@ type Addr = [u32; 1];
 
 const ANSWER_TTL: u8 = 64;
 /// Bits of the flags and offset field (RFC 791).
+const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -210,6 +211,11 @@ impl Datapath for V4 {
     #[inline(always)]
     fn is_answerable(headers: &Headers<Addr>) -> bool {
         headers.part != Part::Later
+    }
+
+    #[inline(always)]
+    fn may_be_cut(packet: &impl Frame) -> bool {
+        packet.at::<Ipv4Hdr>(ETH_LEN).is_some_and(|header| u16::from_be_bytes(header.frags) & DONT_FRAGMENT == 0)
     }
 
     #[inline(always)]

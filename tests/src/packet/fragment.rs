@@ -18,6 +18,17 @@ pub fn cut(frame: &[u8], id: u16, size: usize) -> Result<Vec<Vec<u8>>> {
     parts(payload, size).map(|part| part.into_v6(ethernet, &header, id)).collect()
 }
 
+/// The same packet, which may be cut on its way or must not be; an IPv6 one stays as it is, as no router cuts those.
+pub fn allow(frame: &[u8], may_be_cut: bool) -> Result<Vec<u8>> {
+    let (ethernet, packet) = frame.split_at(ETHERNET);
+    if packet[0] >> 4 != 4 {
+        return Ok(frame.to_vec());
+    }
+    let (mut header, payload) = Ipv4Header::from_slice(packet)?;
+    header.dont_fragment = !may_be_cut;
+    Header::V4(header).frame(ethernet, payload)
+}
+
 /// Puts the fragments of one datagram together; the checksums of IPv4 headers are checked.
 pub fn join(frames: &[Vec<u8>]) -> Result<Vec<u8>> {
     let mut pieces = frames.iter().map(|frame| Piece::of(frame)).collect::<Result<Vec<_>>>()?;

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use super::{
     protocol::{Answer, Ask, Failure, Greeting, Transport},
     sctp,
@@ -98,25 +100,50 @@ fn connect(ask: &Ask) -> io::Result<Open> {
     // `set_read_timeout` takes no zero.
     let patience = pace::allow(ask.patience).max(Duration::from_millis(1));
     if ask.transport.is_connection() {
-        let stream = if ask.transport == Transport::Tcp {
-            let stream = TcpStream::connect_timeout(&ask.to, patience)?;
-            stream.set_nodelay(true)?;
-            stream
-        } else {
-            sctp::connect(ask.to, patience)?
-        };
+        let stream =
+            if ask.transport == Transport::Tcp { tcp(ask, patience)? } else { sctp::connect(ask.to, patience)? };
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         return Ok(Open::Stream(BufReader::new(stream)));
     }
-    let any: IpAddr = if ask.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let ip = ask.from_ip.unwrap_or(any);
-    let socket = if ask.from_port == 0 { bind_unused(ip)? } else { UdpSocket::bind((ip, ask.from_port))? };
+    let ip = ask.from_ip.unwrap_or_else(|| unspecified(ask.to));
+    let socket = if ask.from_port == 0 {
+        bind_unused(ip)?
+    } else {
+        bind_shared(Type::DGRAM, (ip, ask.from_port).into())?.into()
+    };
     socket.set_read_timeout(Some(patience))?;
     if ask.transport == Transport::Udp {
         socket.connect(ask.to)?;
     }
     Ok(Open::Datagram(socket, ask.clone()))
+}
+
+fn tcp(ask: &Ask, patience: Duration) -> io::Result<TcpStream> {
+    let stream: TcpStream = if ask.from_port == 0 {
+        TcpStream::connect_timeout(&ask.to, patience)?
+    } else {
+        let socket = bind_shared(Type::STREAM, (unspecified(ask.to), ask.from_port).into())?;
+        socket.connect_timeout(&ask.to.into(), patience)?;
+        socket.into()
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A socket with a port that others may have as well.
+fn bind_shared(kind: Type, address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+const fn unspecified(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
 }
 
 /// A socket with a port of the ephemeral range that no socket of this process has had for long: a service remembers a client's

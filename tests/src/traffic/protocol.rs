@@ -114,7 +114,7 @@ pub struct Ask {
     pub patience: Duration,
     /// Bytes of payload to send and to get back, beyond the greeting; zero for none.
     pub payload: usize,
-    /// The port to ask from with a datagram; zero for any.
+    /// The port to ask from with TCP or UDP, which others may have as well; zero for any.
     pub from_port: u16,
     /// The address to ask from with a datagram; any when there is none.
     pub from_ip: Option<IpAddr>,
@@ -136,7 +136,7 @@ impl Ask {
         Self { payload, ..self }
     }
 
-    /// The same, a datagram from `from_port`.
+    /// The same, from `from_port`.
     pub fn from_port(self, from_port: u16) -> Self {
         Self { from_port, ..self }
     }
