@@ -108,8 +108,7 @@ pub enum Next {
     /// As [`Next::Route`], but the client keeps its address, and the backend's node answers it directly (direct server return). Its
     /// answers usually do not pass here.
     Direct = 4,
-    /// As [`Next::Stack`], and never around it: what is put right before the stack would have a tuple behind it that is the key of another
-    /// flow.
+    /// As [`Next::Stack`], and never around it: behind it is another entry for what is put right before it, or the rest of a translation.
     StackOnly = 5,
 }
 

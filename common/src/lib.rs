@@ -36,7 +36,9 @@ pub use drop_reason::DropReason;
 pub use flow_state::{FlowState, TcpFlags};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use protocol::Protocol;
-pub use service::{Backend, Frontend, FrontendKey, FrontendKind, Scope, ServiceName, SlotRange, SourceRange};
+pub use service::{
+    Backend, Frontend, FrontendKey, FrontendKind, NO_SERVICE, Scope, ServiceName, SlotRange, SourceRange,
+};
 pub use socket::{SocketKey, SocketOrigin};
 pub use way::{Device, Exit, PairWay, Way};
 

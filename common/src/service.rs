@@ -85,6 +85,9 @@ impl FrontendKind {
     }
 }
 
+/// Id of no service port: of flows that are to none.
+pub const NO_SERVICE: u32 = 0;
+
 /// Value of `frontends4` and `frontends6`: everything needed to choose a backend with one more lookup.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,8 @@ use aya_ebpf::{
     helpers::bpf_get_prandom_u32,
 };
 use dataplane_common::{
-    Addr, BePort, Direction, DropReason, Flow, FlowKey, FlowState, Next, Protocol, Side, TcpFlags, Ticks, Way,
+    Addr, BePort, Direction, DropReason, Flow, FlowKey, FlowState, NO_SERVICE, Next, Protocol, Side, TcpFlags, Ticks,
+    Way,
 };
 
 use crate::{
@@ -70,9 +71,6 @@ const NO_SIDE: u8 = u8::MAX;
 
 /// Id and generation of the backend of a flow whose backend is none of this node's choice, and so none that is taken back here.
 const NO_BACKEND: (u32, u32) = (0, 0);
-
-/// Service of a flow that is to none.
-const NO_SERVICE: u32 = 0;
 
 /// The entry of packets with the tuple `key`.
 ///
@@ -451,7 +449,7 @@ pub fn placed<A>(key: &FlowKey<A>) -> &FlowKey<A> {
 pub fn finish_behind_stack<F: Datapath>(half: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step<bool> {
     // Known neighbours would be joined to a misaligned word of the stack.
     let side = opaque(Side::Egress as u32) as u8;
-    let mut rest = Flow { packets: 0, bytes: 0, side, next: Next::Stack as u8, ..*flow };
+    let mut rest = Flow { packets: 0, bytes: 0, side, next: Next::StackOnly as u8, ..*flow };
     let now = clock::now();
     rest.deadline = now.0 + timeout::<F>(&rest, rest.state, half.protocol);
     if is_taken::<F>(half, &rest, now) {

@@ -5,7 +5,7 @@ pub mod detail;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use dataplane_common::{Frontend, FrontendKind, SlotRange};
+use dataplane_common::{Frontend, FrontendKind, NO_SERVICE, SlotRange};
 use serde::Serialize;
 
 use super::{
@@ -149,8 +149,11 @@ pub fn rows(tables: &Tables, list: &List) -> Vec<FrontendRow> {
     rows
 }
 
-/// The name of the service port `id`, or `#id` when it has lost it.
+/// The name of the service port `id`, `#id` when it has lost it, or `-` for none.
 pub fn service_name(tables: &Tables, id: u32) -> String {
+    if id == NO_SERVICE {
+        return "-".to_owned();
+    }
     tables.service_names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
 }
 

@@ -149,7 +149,7 @@ pub struct EntryLine {
     pub translated_destination: String,
     /// Where they are translated: `ingress` or `egress` of the host's side of an interface.
     pub side: &'static str,
-    /// Where they go: `stack`, `route`, `bounce`, `receive`, `direct` or `stack only`.
+    /// Where they go: `stack`, `route`, `bounce`, `receive`, `direct` or `stack-only`.
     pub next: &'static str,
     /// `namespace/name:port` of the service port.
     pub service: String,
@@ -193,7 +193,7 @@ impl EntryLine {
                 Next::Bounce => "bounce",
                 Next::Receive => "receive",
                 Next::Direct => "direct",
-                Next::StackOnly => "stack only",
+                Next::StackOnly => "stack-only",
             },
             service: service_name(tables, entry.service),
             state: entry.state_name(),
