@@ -234,8 +234,9 @@ impl Churn<'_> {
 
     /// Adds an address to a node, or takes it away.
     fn change_address(&self, rng: &mut Rng) -> Result<()> {
-        let node = self.cluster.host(if rng.bool() { "a" } else { "b" });
-        let host = rng.u8(60..70);
+        // Each node has addresses of its own: neighbours would go on sending to where one was before.
+        let (name, hosts) = if rng.bool() { ("a", 60..65) } else { ("b", 65..70) };
+        let (node, host) = (self.cluster.host(name), rng.u8(hosts));
         let verb = if rng.bool() { "replace" } else { "del" };
         let address = if rng.bool() { format!("172.20.0.{host}/24") } else { format!("fd20::{host:x}/64") };
         // Taking away what is not there fails, and that is all it does.
