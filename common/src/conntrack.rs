@@ -81,14 +81,11 @@ pub enum Side {
 }
 
 impl Side {
-    /// The other side.
+    /// The side that an entry's byte stands for.
     #[must_use]
     #[inline(always)]
-    pub const fn opposite(self) -> Self {
-        match self {
-            Self::Ingress => Self::Egress,
-            Self::Egress => Self::Ingress,
-        }
+    pub const fn of(byte: u8) -> Self {
+        if byte == Self::Egress as u8 { Self::Egress } else { Self::Ingress }
     }
 }
 

@@ -39,22 +39,21 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// That of a flow whose packets get another source port and stay as they are otherwise, translated at `side` and back at the other
-    /// one.
+    /// That of a flow whose packets get another source port before the stack and stay as they are otherwise.
     #[inline(always)]
-    pub fn evading(side: Side) -> Self {
+    pub fn evading() -> Self {
         // Known zeroes would be joined: to a misaligned word of the stack, or for a call that clears them.
         let (backend, generation, service) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1), opaque(NO_SERVICE));
-        let (original, reply) = ((side, Next::StackOnly), (side.opposite(), Next::StackOnly));
+        let (original, reply) = ((Side::Ingress, Next::StackOnly), (Side::Egress, Next::StackOnly));
         Self { backend, generation, service, original, reply, allocate_port: true }
     }
 }
 
-/// A flow that another node has begun, and whose answers get their frontend here.
+/// A flow that is not begun here: another node has begun it and its answers get their frontend here, or nobody has tracked it.
 pub struct Adoption<A> {
-    /// The frontend's address.
+    /// The address that answers get: the frontend's.
     pub addr: A,
-    /// The frontend's port.
+    /// The port that they get.
     pub port: BePort,
     /// Id of the service port.
     pub service: u32,
@@ -182,40 +181,20 @@ pub fn is_of_untracked<F: Datapath>(headers: &Headers<F::Addr>, flow: &Flow<F::A
 
 /// Gives the tuple `answer` back to that connection for as long as it lives. The client's next attempt gets another port.
 #[inline(always)]
-pub fn give_back<F: Datapath>(answer: &FlowKey<F::Addr>) {
-    let Some(taken) = F::conntrack().find(answer) else { return };
+pub fn give_back<F: Datapath>(answer: &FlowKey<F::Addr>) -> Step<()> {
+    let Some(taken) = F::conntrack().find(answer) else { return Ok(()) };
     // SAFETY: a byte of an entry that the map keeps readable.
-    let side = unsafe { (*taken).side };
-    let state = FlowState::REPLIED;
-    // As in `Opening::evading`.
-    let (backend, generation) = (opaque(NO_BACKEND.0), opaque(NO_BACKEND.1));
-    let mut flow = Flow {
-        packets: u64::from(opaque(0)),
-        bytes: u64::from(opaque(0)),
-        way: Way::UNKNOWN,
-        src: answer.src.by_words(),
-        dst: answer.dst.by_words(),
-        src_port: answer.src_port,
-        dst_port: answer.dst_port,
-        backend,
-        generation,
-        service: NO_SERVICE,
-        deadline: clock::now().0 + config::timeout(state, answer.protocol),
-        direction: Direction::Reply as u8,
-        side,
-        next: Next::StackOnly as u8,
-        state,
-    };
-    // A failure leaves what was there before.
-    let _before = F::conntrack().put(answer, &flow, u64::from(BPF_ANY));
+    let side = Side::of(unsafe { (*taken).side });
     let request = placed(answer).reversed();
-    flow.src = answer.dst.by_words();
-    flow.dst = answer.src.by_words();
-    (flow.src_port, flow.dst_port) = (answer.dst_port, answer.src_port);
-    flow.direction = Direction::Original as u8;
-    flow.side = side ^ (Side::Ingress as u8 ^ Side::Egress as u8);
-    pairs::note_flow::<F>(&request.src, &request.dst);
-    let _before = F::conntrack().put(&request, &flow, u64::from(BPF_ANY));
+    let adoption = Adoption {
+        addr: answer.src.by_words(),
+        port: answer.src_port,
+        service: opaque(NO_SERVICE),
+        src: answer.dst.by_words(),
+        next: Next::StackOnly,
+        reply: (side, Next::StackOnly),
+    };
+    adopt::<F>(&request, &adoption)
 }
 
 /// Whether answers to a packet of no flow would be taken for those of one: its sender has one to the same destination by way of a
@@ -391,7 +370,7 @@ fn take_over<F: Datapath>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool 
     false
 }
 
-/// Writes both entries of a flow that another node has begun with requests of `key`, whatever flow had them before.
+/// Writes both entries of a flow that has begun elsewhere with requests of `key`, whatever flow had them before.
 #[inline(always)]
 pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) -> Step<()> {
     let state = FlowState::default();

@@ -205,8 +205,10 @@ fn give_back<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let mut packet = unsafe { Packet::new::<F>(skb) };
     let Some(Parsed::Flow(headers)) = family::parse::<F>(&mut packet) else { return Outcome::PASS };
-    conntrack::give_back::<F>(&headers.key);
-    unknown::<H>(headers.tcp)
+    match conntrack::give_back::<F>(&headers.key) {
+        Ok(()) => unknown::<H>(headers.tcp),
+        Err(reason) => Outcome::of(Err(reason)),
+    }
 }
 
 /// Begins a flow if the packet is for a frontend. The packet stays as it is.
@@ -243,7 +245,7 @@ fn begin<H: Hook, F: Datapath>(packet: &mut Packet<'_>) -> Step<Option<u8>> {
         direct_to::<H, F>(packet, &headers, frontend, &mut to)?
     } else if H::BEFORE_STACK && conntrack::is_claimed::<F>(&headers) {
         // Behind it, the packet of a flow may come again: sent out by another interface, where its own answers are still to be told.
-        Opening::evading(H::SIDE)
+        Opening::evading()
     } else {
         if H::BYPASSES && !bypasses::<H>() && headers.tcp.continues() {
             way::note_stack::<F>(key, packet.interface());

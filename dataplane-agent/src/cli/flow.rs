@@ -85,8 +85,8 @@ impl FlowEntry {
             generation: value.generation,
             service: value.service,
             deadline: Ticks(value.deadline),
-            direction: if value.direction == Direction::Reply as u8 { Direction::Reply } else { Direction::Original },
-            side: if value.side == Side::Egress as u8 { Side::Egress } else { Side::Ingress },
+            direction: Direction::of(value.direction),
+            side: Side::of(value.side),
             next: match value.next {
                 1 => Next::Route,
                 2 => Next::Bounce,
