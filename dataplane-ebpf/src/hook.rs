@@ -4,11 +4,11 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{FlowKey, Frontend, Next, Side, map::local_addr};
 
 use crate::{
+    arrangement::{Arrangement, masquerade},
     direct,
     family::{Datapath, Headers},
     forward,
     packet::{self, Frame, Packet},
-    pipeline::{Arrangement, masquerade},
     service::{self, Client, Selected},
     verdict::{Step, Verdict},
 };

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod answer;
+mod arrangement;
 mod checksum;
 mod clock;
 mod config;

@@ -46,15 +46,18 @@ pub fn rewrite_error<F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<F::Addr
     let ports = checksum::port_difference(&quote.key, &quoted);
     F::write_addresses(packet, quote.network, &quoted.src, &quoted.dst, addresses)?;
     write_ports(packet, quote.transport, &quoted)?;
-    // The quoted transport checksum, where the quote reaches that far and there is one.
+    // The quoted transport checksum, where the quote reaches that far and there is one: zero means "none" of UDP only (RFC 768), whose
+    // sender writes ones in place of it.
     let mut check = 0;
     let offset = quote.transport + checksum_offset(quote.key.protocol);
+    let optional = quote.key.protocol == Protocol::Udp as u8;
     if quote.key.protocol != Protocol::Sctp as u8
         && let Ok(field) = packet.at_mut::<[u8; 2]>(offset)
-        && *field != [0, 0]
+        && (!optional || *field != [0, 0])
     {
         let old = u16::from_ne_bytes(*field);
-        *field = checksum::updated(*field, checksum::fold32(u64::from(addresses) + u64::from(ports)));
+        let updated = checksum::updated(*field, checksum::fold32(u64::from(addresses) + u64::from(ports)));
+        *field = if optional && updated == [0, 0] { [0xff, 0xff] } else { updated };
         check = u32::from(!old) + u32::from(u16::from_ne_bytes(*field));
     }
     // Whoever speaks for the backend speaks for the frontend; a router speaks for itself.

@@ -6,24 +6,26 @@
 //! Each stage reads the packet anew and is a function of its own for the kernel: the stages together need more than the
 //! 512 bytes of a BPF stack, and only the first one is on the path of an established flow.
 
+mod cut;
+mod icmp;
+
 use aya_ebpf::bindings::__sk_buff;
-use dataplane_common::{
-    Direction, DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, Side, TcpFlags, map::ANY_INTERFACE,
-};
+use dataplane_common::{Direction, DropReason, Exit, FlowKey, Frontend, Next, NodeConfig, Protocol, TcpFlags};
 
 use crate::{
-    answer, clock, config,
+    answer,
+    arrangement::Arrangement,
+    clock, config,
     conntrack::{self, Opening},
     direct,
-    family::{self, Datapath, Headers, IcmpError, Parsed, Part, Quote, Segment},
+    family::{self, Datapath, Headers, IcmpError, Parsed, Part, Segment},
     forward::{self, Hop, Reach},
     fragments,
     hook::Hook,
-    maps::{Table as _, count_drop},
+    maps::count_drop,
     nat,
     packet::{Frame, Packet},
-    pairs,
-    service::{self, Selected},
+    pairs, service,
     verdict::{Outcome, Step, Verdict},
     way,
 };
@@ -62,12 +64,12 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     } else if bypasses && outcome == Outcome::UNTRANSLATED {
         outcome = way::follow::<F>(skb, true);
     } else if outcome == Outcome::ICMP_ERROR {
-        outcome = icmp_error::<H, F>(skb);
+        outcome = icmp::translate::<H, F>(skb);
     }
     if H::BEFORE_STACK
         && let Some(mtu) = outcome.cut_to()
     {
-        outcome = pass_to_be_cut::<F>(skb, mtu);
+        outcome = cut::pass::<F>(skb, mtu);
     }
     if H::BEGINS_FLOWS && outcome.error().is_some() {
         outcome = answer::<H, F>(skb, outcome);
@@ -281,42 +283,6 @@ pub fn direct_to<H: Hook, F: Datapath>(
     })
 }
 
-/// Sends a packet that is too large for its way, and may be cut, through the stack, which cuts. Here only its destination is translated:
-/// with the source it gets behind the stack, the stack would take it for one of its own and for a martian.
-///
-/// Answered as too large, for it is larger than `mtu`, when another flow has the tuple between both.
-#[inline(never)]
-fn pass_to_be_cut<F: Datapath>(skb: *mut __sk_buff, mtu: u16) -> Outcome {
-    // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new::<F>(skb) };
-    match translate_half::<F>(&mut packet) {
-        Ok(true) => Outcome::PASS,
-        Ok(false) => {
-            count_drop(DropReason::TooBig);
-            Outcome::too_big(mtu)
-        }
-        Err(reason) => Outcome::of(Err(reason)),
-    }
-}
-
-#[inline(always)]
-fn translate_half<F: Datapath>(packet: &mut Packet<'_>) -> Step<bool> {
-    let Some(Parsed::Flow(mut headers)) = family::parse::<F>(packet) else { return Ok(false) };
-    if !fragments::follow::<F>(&mut headers)? {
-        return Ok(false);
-    }
-    let Some(flow) = conntrack::find::<F>(&headers.key) else { return Ok(false) };
-    let mut half = headers.key;
-    half.dst = flow.dst;
-    half.dst_port = flow.dst_port;
-    let is_whole = half.src == flow.src && half.src_port == flow.src_port;
-    if !is_whole && !conntrack::finish_behind_stack::<F>(&half, flow)? {
-        return Ok(false);
-    }
-    nat::rewrite::<F>(packet, &headers, &half)?;
-    Ok(true)
-}
-
 /// Answers a packet that goes no further, as its `outcome` says, which has been counted.
 #[inline(never)]
 fn answer<H: Hook, F: Datapath>(skb: *mut __sk_buff, outcome: Outcome) -> Outcome {
@@ -336,15 +302,6 @@ fn answer<H: Hook, F: Datapath>(skb: *mut __sk_buff, outcome: Outcome) -> Outcom
     }
 }
 
-/// Translates an ICMP error about a flow's packet, inside and out, and sends it where the flow's packets go.
-#[inline(never)]
-fn icmp_error<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Outcome {
-    // SAFETY: `run` passes the context of the running program.
-    let mut packet = unsafe { Packet::new::<F>(skb) };
-    let Some(quote) = family::parse_error::<F>(&mut packet) else { return Outcome::NO_FLOW };
-    Outcome::of(translate_error::<H, F>(&mut packet, &quote).map(Verdict::act))
-}
-
 /// Judges a packet that is part of no flow, such as an echo request: services have none, so only where it would end up matters.
 #[inline(never)]
 fn no_flow<F: Datapath>(skb: *mut __sk_buff) -> Outcome {
@@ -352,32 +309,6 @@ fn no_flow<F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     let packet = unsafe { Packet::pulled(skb) };
     let Some(dst) = family::destination::<F>(&packet) else { return Outcome::PASS };
     if service::is_nobodys::<F>(&dst) { Outcome::of(Err(DropReason::UnownedServiceAddress)) } else { Outcome::PASS }
-}
-
-#[inline(always)]
-fn translate_error<H: Hook, F: Datapath>(packet: &mut Packet<'_>, quote: &Quote<F::Addr>) -> Step<Verdict> {
-    let mut to = quote.key;
-    let Some(next) = conntrack::track_error::<F>(&quote.key, H::SIDE, &mut to) else { return Ok(Verdict::Pass) };
-    // Where no flow begins, none leaves the way through the stack.
-    let next = if H::BEGINS_FLOWS { next } else { Next::Stack as u8 };
-    if next != Next::Route as u8 && !direct::is_direct::<F>(next) {
-        nat::rewrite_error::<F>(packet, quote, &to)?;
-        if next == Next::Bounce as u8 {
-            return forward::bounce(packet);
-        }
-        if H::FROM_PODS && next == Next::Receive as u8 {
-            return forward::receive::<F>(packet, &mut to);
-        }
-        return Ok(Verdict::Pass);
-    }
-    if quote.hop_limit <= 1 {
-        // No error is sent about an error (RFC 1122, 3.2.2).
-        return Err(DropReason::HopLimit);
-    }
-    let hop = forward::resolve::<F>(packet, packet.interface(), &to)?;
-    nat::rewrite_error::<F>(packet, quote, &to)?;
-    F::decrement_hop_limit(packet)?;
-    forward::transmit(packet, &hop)
 }
 
 /// Does for a redirected packet what the stack's forwarding would have done.
@@ -405,50 +336,4 @@ fn route<H: Hook, F: Datapath>(
         F::decrement_hop_limit(packet)?;
     }
     forward::transmit(packet, hop).map(Verdict::act)
-}
-
-/// Where a flow's two directions are translated, and where they go then.
-pub struct Arrangement {
-    original: (Side, Next),
-    reply: (Side, Next),
-    /// The source address is shared with others, so the source port is ours to choose.
-    allocate_port: bool,
-}
-
-impl Arrangement {
-    /// The client keeps its address: translated before the stack on the way in, and put back behind it on the way out.
-    pub const THROUGH_STACK: Self = Self::new((Side::Ingress, Next::Stack), (Side::Egress, Next::Stack));
-
-    /// Both directions, the source port staying as it is.
-    #[inline(always)]
-    pub const fn new(original: (Side, Next), reply: (Side, Next)) -> Self {
-        Self { original, reply, allocate_port: false }
-    }
-}
-
-/// Gives the tuple `to` a source address of this node: that of the interface it leaves through. With `direct` that is for the case
-/// that the client's own cannot be kept.
-///
-/// Both directions then go around the stack, which takes a packet with one of its own addresses as the source for a martian.
-#[inline(always)]
-pub fn masquerade<F: Datapath>(
-    packet: &impl Frame,
-    selected: &Selected<F::Addr>,
-    to: &mut FlowKey<F::Addr>,
-    direct: bool,
-) -> Step<Arrangement> {
-    // What is too large is answered by `route`, which asks again.
-    let (interface, mtu) = match forward::resolve::<F>(packet, packet.interface(), to) {
-        Ok(hop) => (hop.interface, hop.mtu),
-        // A process of this node, to which nothing is routed. It answers through this node in any case.
-        Err(_) if selected.backend.is_local() => return Ok(Arrangement::THROUGH_STACK),
-        Err(reason) => return Err(reason),
-    };
-    let addr = F::snat_addrs().find(&interface).or_else(|| F::snat_addrs().find(&ANY_INTERFACE));
-    let addr = addr.ok_or(DropReason::NoSnatAddress)?;
-    // SAFETY: without preallocation an element is freed after a grace period, so it stays whole while it is copied.
-    to.src = unsafe { *addr };
-    let direct = direct && direct::fits::<F>(packet, mtu);
-    let through = (Side::Ingress, if direct { Next::Direct } else { Next::Route });
-    Ok(Arrangement { original: through, reply: through, allocate_port: true })
 }

@@ -53,12 +53,12 @@ impl Port {
             if family_frontends.is_empty() {
                 continue;
             }
-            let clients = wanted
-                .clients
-                .as_ref()
-                .filter(|_| family_frontends.iter().any(|(_, frontend)| frontend.kind == FrontendKind::LoadBalancer));
-            let clients = clients.into_iter().flatten().filter(|range| IpFamily::of(range.ip()) == *family);
-            desired.source_ranges.extend(clients.map(|range| ClientRange { service: self.id, range: *range }));
+            let clients = wanted.clients.iter().filter(|range| IpFamily::of(range.ip()) == *family);
+            let clients: Vec<_> = clients.map(|range| ClientRange { service: self.id, range: *range }).collect();
+            let checks_clients = !clients.is_empty();
+            if family_frontends.iter().any(|(_, frontend)| frontend.kind == FrontendKind::LoadBalancer) {
+                desired.source_ranges.extend(clients);
+            }
             let ids = self.lay_out_backends(&rows, wanted, (*family, &set.backends), &mut desired, pools)?;
             let of = |policy| -> BTreeSet<BackendId> {
                 set.set(policy).iter().filter_map(|addr| ids.get(addr).copied()).collect()
@@ -69,7 +69,7 @@ impl Port {
                 let row = Frontend {
                     inside: range(frontend.inside),
                     outside: range(frontend.outside),
-                    flags: flags(wanted, set, frontend),
+                    flags: flags(set, frontend, checks_clients),
                     ..self.empty_row(frontend)
                 };
                 desired.frontends.insert(*addr, row);
@@ -236,10 +236,10 @@ impl Port {
 }
 
 /// The bits of a frontend's row.
-fn flags(wanted: &WantedPort, set: &WantedFamily, frontend: &WantedFrontend) -> u8 {
+fn flags(set: &WantedFamily, frontend: &WantedFrontend, checks_clients: bool) -> u8 {
     let inside_is_local = frontend.inside == TrafficPolicy::Local;
     let outside_is_local = frontend.outside == TrafficPolicy::Local;
-    let checks_clients = frontend.kind == FrontendKind::LoadBalancer && wanted.clients.is_some();
+    let checks_clients = checks_clients && frontend.kind == FrontendKind::LoadBalancer;
     let bits = [
         // Of the two, `outside` is what the Service says; `inside` may be wider.
         (outside_is_local, Frontend::LOCAL_POLICY),

@@ -27,8 +27,9 @@ pub struct WantedPort {
     pub frontends: BTreeMap<FrontendAddr, WantedFrontend>,
     /// What answers, for each family that the service has.
     pub families: BTreeMap<IpFamily, WantedFamily>,
-    /// The clients that its load-balancer addresses admit; absent when they admit everyone.
-    pub clients: Option<BTreeSet<IpNetwork>>,
+    /// The clients that its load-balancer addresses admit: everyone of a family that has none, as in kube-proxy, which filters the ranges
+    /// to the family first (`MapCIDRsByIPFamily`).
+    pub clients: BTreeSet<IpNetwork>,
 }
 
 /// One frontend of a [`WantedPort`].
@@ -79,8 +80,7 @@ pub fn compile<'a>(
     place: Place<'_>,
 ) -> Vec<WantedPort> {
     let has: BTreeSet<IpFamily> = service.cluster_ips.iter().map(|ip| IpFamily::of(*ip)).collect();
-    let clients: Option<BTreeSet<_>> =
-        (!service.source_ranges.is_empty()).then(|| service.source_ranges.iter().copied().map(canonical).collect());
+    let clients: BTreeSet<_> = service.source_ranges.iter().copied().map(canonical).collect();
     let port = |(index, port): (usize, &ServicePort)| {
         let candidates = selection::candidates(slices.clone(), port, place);
         WantedPort {

@@ -87,11 +87,15 @@ fn load_balancer_ips(service: &core::Service, faults: &mut Faults) -> Vec<IpAddr
 /// Who may use load-balancer IPs.
 fn source_ranges(spec: &core::ServiceSpec, faults: &mut Faults) -> Vec<IpNetwork> {
     let given = spec.load_balancer_source_ranges.as_ref();
-    let ranges = faults.keep_each("spec.loadBalancerSourceRanges", given, field::range);
-    if ranges.is_empty() && given.is_some_and(|given| !given.is_empty()) {
-        // An empty list admits everyone, which is not what an owner who wrote broken ranges asked for; nobody's source is
-        // the unspecified address.
-        return [IpAddr::from([0u8; 4]), IpAddr::from([0u8; 16])].map(IpNetwork::from).into();
+    let mut ranges = faults.keep_each("spec.loadBalancerSourceRanges", given, field::range);
+    if given.is_some_and(|given| given.len() > ranges.len()) {
+        // A family without ranges admits everyone, which is not what an owner asked for whose broken range was of that family; nobody's
+        // source is the unspecified address.
+        for nobody in [IpAddr::from([0u8; 4]), IpAddr::from([0u8; 16])].map(IpNetwork::from) {
+            if ranges.iter().all(|range| range.is_ipv4() != nobody.is_ipv4()) {
+                ranges.push(nobody);
+            }
+        }
     }
     ranges
 }

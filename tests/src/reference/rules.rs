@@ -237,11 +237,11 @@ impl Service {
         }
     }
 
-    /// Whether `client` may use its load balancers' addresses (P33): anyone without ranges, else who is in one of them. Ranges of
-    /// one family close the other.
+    /// Whether `client` may use its load balancers' addresses (P02, P33): anyone of a family without ranges, else who is in one of them.
     fn admits(&self, client: IpAddr) -> bool {
-        let mut ranges = self.source_ranges.iter().filter_map(|range| range.trim().parse::<IpNetwork>().ok());
-        self.source_ranges.is_empty() || ranges.any(|range| range.contains(client))
+        let ranges = self.source_ranges.iter().filter_map(|range| range.trim().parse::<IpNetwork>().ok());
+        let mut ranges = ranges.filter(|range| range.is_ipv4() == client.is_ipv4()).peekable();
+        ranges.peek().is_none() || ranges.any(|range| range.contains(client))
     }
 
     /// Whether it has a cluster IP of `version`: addresses of another family lead nowhere (P02).

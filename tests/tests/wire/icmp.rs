@@ -26,7 +26,11 @@ struct Journey {
 impl Journey {
     /// Sends a packet that ends in an odd number of bytes through `hook`.
     fn through(harness: &Harness, hook: Hook, sent: Packet) -> Result<Self> {
-        let sent = sent.with_payload(&[0x5a; 333]);
+        Self::with(harness, hook, sent.with_payload(&[0x5a; 333]))
+    }
+
+    /// Sends `sent` as it is.
+    fn with(harness: &Harness, hook: Hook, sent: Packet) -> Result<Self> {
         Ok(Self { arrived: passes(harness, hook, &sent)?, protocol: sent.protocol, sent })
     }
 
@@ -159,6 +163,42 @@ fn p44_errors_about_sctp_are_translated_without_its_checksum() -> Result<()> {
         let request = Journey::through(harness, Hook::FromPod, Packet::sctp(cast.pod, cast.service))?;
         check(harness, Hook::ToPod, Action::Pass, &request, (backend.addr.ip(), cast.service.ip()))?;
         check(harness, Hook::ToPod, Action::Pass, &request, (cast.router, cast.router))
+    })
+}
+
+/// `packet` with a payload which makes the sum over it all ones, so that its checksum is zero; UDP then says ones, since its zero means
+/// that there is none (RFC 768).
+fn with_checksum_of_zero(packet: &Packet) -> Result<Packet> {
+    let offset = if packet.protocol == Protocol::Tcp { 16 } else { 6 };
+    let header = if packet.protocol == Protocol::Tcp { 20 } else { 8 };
+    let checksum = |packet: &Packet| -> Result<[u8; 2]> {
+        let frame = packet.frame()?;
+        let transport = frame.len() - packet.payload.len() - header;
+        frame[transport + offset..].first_chunk().copied().context("no checksum")
+    };
+    let zero = packet.clone().with_payload(&[0; 4]);
+    let zero = packet.clone().with_payload(&[checksum(&zero)?, [0, 0]].concat());
+    let expected = if packet.protocol == Protocol::Tcp { [0, 0] } else { [0xff, 0xff] };
+    ensure!(checksum(&zero)? == expected, "the checksum of {zero:?}");
+    Ok(zero)
+}
+
+#[test]
+fn p44_a_quoted_checksum_of_zero_is_one_and_comes_to_be_one() -> Result<()> {
+    each(|harness, cast, protocol| {
+        if protocol == Protocol::Sctp {
+            return Ok(());
+        }
+        harness.add_frontend(FrontendKind::ClusterIp, protocol, cast.service, &[cast.remote])?;
+        let sent = Packet::first(protocol, cast.pod, cast.service);
+        let arrived = passes(harness, Hook::FromPod, &sent)?;
+        // The checksum that the quote has, and the one that it gets.
+        let zero_on_arrival = Packet { payload: with_checksum_of_zero(&arrived)?.payload, ..sent.clone() };
+        for sent in [zero_on_arrival, with_checksum_of_zero(&sent)?] {
+            let journey = Journey::with(harness, Hook::FromPod, sent)?;
+            check(harness, Hook::ToPod, Action::Pass, &journey, (cast.remote.addr.ip(), cast.service.ip()))?;
+        }
+        Ok(())
     })
 }
 

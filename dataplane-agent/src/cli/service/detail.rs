@@ -1,6 +1,8 @@
 //! `sluice service get`: a service port's frontends, and the backends in their slots.
 
-use dataplane_common::{Frontend, SlotRange};
+use std::collections::BTreeSet;
+
+use dataplane_common::{Frontend, FrontendKind, SlotRange};
 use serde::Serialize;
 
 use super::{FrontendRow, named, slots};
@@ -22,7 +24,7 @@ pub struct ServicePort {
     pub service_id: u32,
     /// `ClientIP` affinity in seconds, zero when there is none.
     pub affinity_seconds: u32,
-    /// The clients that load-balancer addresses admit; null when they admit everyone.
+    /// The clients that load-balancer addresses admit, of a family that they do not restrict all; null when they admit everyone.
     pub source_ranges: Option<Vec<String>>,
     /// What clients send to.
     pub frontends: Vec<FrontendSlots>,
@@ -77,19 +79,29 @@ fn service(tables: &Tables, id: u32, name: &str) -> ServicePort {
         })
         .collect();
     frontends.sort_by(|a, b| a.frontend.cmp(&b.frontend));
-    let flags = tables.frontends.values().filter(|value| value.service == id).map(|value| value.flags);
-    let is_restricted = flags.fold(0, |all, flags| all | flags) & Frontend::SOURCE_RANGES != 0;
     ServicePort {
         service: name.into(),
         service_id: id,
-        source_ranges: is_restricted.then(|| {
-            let ranges = tables.source_ranges.iter().filter(|row| row.service == id);
-            ranges.map(|row| row.range.to_string()).collect()
-        }),
+        source_ranges: source_ranges(tables, id),
         affinity_seconds: frontends.iter().map(|each| each.frontend.affinity_seconds).max().unwrap_or_default(),
         frontends,
         backends: backend::lines(tables, |backend| backend.service == id),
     }
+}
+
+/// Whom the load-balancer addresses of the service port `id` admit, unless that is everyone.
+fn source_ranges(tables: &Tables, id: u32) -> Option<Vec<String>> {
+    let frontends = tables.frontends.iter().filter(|(_, value)| value.service == id);
+    let checks = |value: &Frontend| value.flags & Frontend::SOURCE_RANGES != 0;
+    let is_open = |value: &Frontend| value.kind == FrontendKind::LoadBalancer as u8 && !checks(value);
+    if !frontends.clone().any(|(_, value)| checks(value)) {
+        return None;
+    }
+    let open: BTreeSet<_> =
+        frontends.filter(|(_, value)| is_open(value)).map(|(addr, _)| IpFamily::of(addr.addr)).collect();
+    let everyone = open.into_iter().map(|family| format!("{}/0", family.unspecified()));
+    let ranges = tables.source_ranges.iter().filter(|row| row.service == id).map(|row| row.range.to_string());
+    Some(ranges.chain(everyone).collect())
 }
 
 /// The slots of `range` and what they name.
@@ -229,13 +241,21 @@ Backends: none
             (services[0].source_ranges.clone(), text(&services[0], Output::default()))
         };
         assert_eq!(shown(&tables).0, None);
-        for value in tables.frontends.values_mut().filter(|value| value.service == 7) {
-            value.flags |= Frontend::SOURCE_RANGES;
-        }
+        let balanced = |tables: &mut Tables, wanted: IpFamily, flags: u8| {
+            for (addr, value) in tables.frontends.iter_mut().filter(|(_, value)| value.service == 7) {
+                if IpFamily::of(addr.addr) == wanted {
+                    (value.kind, value.flags) = (FrontendKind::LoadBalancer as u8, value.flags | flags);
+                }
+            }
+        };
+        balanced(&mut tables, IpFamily::V4, Frontend::SOURCE_RANGES);
         assert!(shown(&tables).1.contains("Load-balancer addresses admit nobody\n"));
         tables.source_ranges.insert(ClientRange { service: 7, range: "203.0.113.0/24".parse().unwrap() });
         tables.source_ranges.insert(ClientRange { service: 9, range: "192.0.2.0/24".parse().unwrap() });
         assert!(shown(&tables).1.contains("Load-balancer addresses admit 203.0.113.0/24\n"));
+        // Those of a family without ranges admit everyone.
+        balanced(&mut tables, IpFamily::V6, 0);
+        assert!(shown(&tables).1.contains("Load-balancer addresses admit 203.0.113.0/24, ::/0\n"));
     }
 
     #[test]

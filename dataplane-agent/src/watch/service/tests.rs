@@ -140,7 +140,7 @@ fn p01_an_affinity_timeout_out_of_range_is_the_default() {
 }
 
 #[test]
-fn p02_source_ranges_are_trimmed_and_never_open_up_when_all_are_broken() {
+fn p02_source_ranges_are_trimmed_and_broken_ones_open_up_no_family() {
     let ranges = |list: &str| {
         let converted = read_spec(&format!("{{clusterIP: 10.0.0.1, loadBalancerSourceRanges: {list}}}"));
         let ranges = converted.value.as_ref().unwrap().source_ranges.iter().map(ToString::to_string);
@@ -149,7 +149,9 @@ fn p02_source_ranges_are_trimmed_and_never_open_up_when_all_are_broken() {
     let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(ranges("[]"), (vec![], 0));
     assert_eq!(ranges("[' 10.1.2.3/8 ', 'fd00::1/8']"), (owned(&["10.0.0.0/8", "fd00::/8"]), 0));
-    assert_eq!(ranges("[10.0.0.0/8, bad]"), (owned(&["10.0.0.0/8"]), 1));
+    assert_eq!(ranges("[10.0.0.0/8]"), (owned(&["10.0.0.0/8"]), 0));
+    assert_eq!(ranges("[10.0.0.0/8, bad]"), (owned(&["10.0.0.0/8", "::/128"]), 1));
+    assert_eq!(ranges("[10.0.0.0/8, 'fd00::/8', bad]"), (owned(&["10.0.0.0/8", "fd00::/8"]), 1));
     assert_eq!(ranges("[bad]"), (owned(&["0.0.0.0/32", "::/128"]), 1));
 }
 
