@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate; part of the path that maps are pinned under, so that programs and agents of
 /// different versions never read each other's bytes.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// What a map is for, which decides how user space may treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ maps! {
     CIDRS6 = "cidrs6", 1 << 10, Desired, "IPv6 prefix -> what its addresses are";
     CONNTRACK4 = "conntrack4", 256 << 10, Observed, "IPv4 flows, one entry per direction";
     CONNTRACK6 = "conntrack6", 128 << 10, Observed, "IPv6 flows, one entry per direction";
-    FLOW_PAIRS = "flow_pairs", 32 << 10, Statistics, "hash of two addresses -> whether there have been flows between them, as bits";
+    FLOW_PAIRS = "flow_pairs", 32 << 10, Statistics, "hash of two addresses -> on which sides there have been flows between them, as bits";
     SOCKETS4 = "sockets4", 64 << 10, Observed, "sockets translated to an IPv4 backend -> frontend";
     SOCKETS6 = "sockets6", 64 << 10, Observed, "sockets translated to an IPv6 backend -> frontend";
     AFFINITY4 = "affinity4", 64 << 10, Observed, "IPv4 client, service id -> backend it was sent to";

@@ -284,10 +284,10 @@ const fn tcp_flags([_, _, _, offset_and_flags, _]: [u32; 5]) -> TcpFlags {
     TcpFlags((offset_and_flags >> 8) as u8)
 }
 
-/// The destination of a packet, whatever it carries; `None` for what is cut short.
+/// Source and destination of a packet, whatever it carries; `None` for what is cut short.
 #[inline(always)]
-pub fn destination<F: Datapath>(packet: &impl Frame) -> Option<F::Addr> {
-    F::plain_network(packet, ETH_LEN).map(|network| network.dst)
+pub fn addresses<F: Datapath>(packet: &impl Frame) -> Option<(F::Addr, F::Addr)> {
+    F::plain_network(packet, ETH_LEN).map(|network| (network.src, network.dst))
 }
 
 /// Reads an ICMP error and the packet it quotes; `None` for other messages.

@@ -1,11 +1,12 @@
 //! Pairs of addresses: a hash of both, and which of them have had flows.
 //!
-//! Most packets that nobody translates are told by one bit, in memory that stays in the processor's cache. To look for their entry
-//! in conntrack costs several times as much, since it is not there and nothing of what is looked at has been used before.
+//! Most packets that nobody translates here are told by one bit, in memory that stays in the processor's cache. To look for their entry
+//! in conntrack costs several times as much, since it is not there, or is for the other side of the stack, and nothing of what is looked
+//! at has been used before.
 
 use core::arch::asm;
 
-use dataplane_common::{Addr as _, map as spec};
+use dataplane_common::{Addr as _, Side, map as spec};
 
 use crate::{
     family::Datapath,
@@ -22,19 +23,35 @@ pub fn hash<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> u32 {
     fold(src).wrapping_mul(MULTIPLIER).wrapping_add(fold(dst)).wrapping_mul(MULTIPLIER)
 }
 
-/// Whether conntrack may have an entry for packets from `src` to `dst`. No is certain; yes may be that of another pair, or of flows
-/// that are over.
-#[inline(always)]
-pub fn may_have_flows<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> bool {
-    let (word, bit) = place::<F>(src, dst);
-    // SAFETY: array elements never move, and a word is read.
-    FLOW_PAIRS.find(&word).is_none_or(|bits| unsafe { *bits } & bit != 0)
+/// Sides of the stack, as bits.
+#[derive(Clone, Copy)]
+pub struct Sides(u32);
+
+impl Sides {
+    /// Both.
+    pub const BOTH: Self = Self(Self::of(Side::Ingress as u8).0 | Self::of(Side::Egress as u8).0);
+
+    /// The one that an entry's byte stands for.
+    #[inline(always)]
+    pub const fn of(side: u8) -> Self {
+        Self(1 << (side % 2))
+    }
 }
 
-/// Remembers that there are entries for packets from `src` to `dst`: before they are written.
+/// Whether conntrack may have an entry for packets from `src` to `dst` that are translated on one of `sides`. No is certain; yes may be
+/// that of another pair, or of flows that are over.
 #[inline(always)]
-pub fn note_flow<F: Datapath>(src: &F::Addr, dst: &F::Addr) {
-    let (word, bit) = place::<F>(src, dst);
+pub fn may_have_flows<F: Datapath>(src: &F::Addr, dst: &F::Addr, sides: Sides) -> bool {
+    let (word, shift) = place::<F>(src, dst);
+    // SAFETY: array elements never move, and a word is read.
+    FLOW_PAIRS.find(&word).is_none_or(|bits| unsafe { *bits } >> shift & sides.0 != 0)
+}
+
+/// Remembers that there are entries for packets from `src` to `dst` that are translated on the side of this byte: before they are written.
+#[inline(always)]
+pub fn note_flow<F: Datapath>(src: &F::Addr, dst: &F::Addr, side: u8) {
+    let (word, shift) = place::<F>(src, dst);
+    let bit = Sides::of(side).0 << shift;
     let Some(bits) = FLOW_PAIRS.find(&word) else { return };
     // Seldom: what is written by one processor has to be fetched again by the others.
     // SAFETY: array elements never move, and a word is read.
@@ -44,11 +61,12 @@ pub fn note_flow<F: Datapath>(src: &F::Addr, dst: &F::Addr) {
     }
 }
 
-/// The word of `flow_pairs` and the bit in it.
+/// The word of `flow_pairs`, and by how much the bits of the pair are shifted in it.
 #[inline(always)]
 fn place<F: Datapath>(src: &F::Addr, dst: &F::Addr) -> (u32, u32) {
-    const BITS: u32 = u32::BITS.ilog2() + spec::FLOW_PAIRS.entries.ilog2();
+    const PAIRS: u32 = u32::BITS / 2;
+    const BITS: u32 = PAIRS.ilog2() + spec::FLOW_PAIRS.entries.ilog2();
     const { assert!(spec::FLOW_PAIRS.entries.is_power_of_two()) };
     let place = hash::<F>(src, dst) >> (u32::BITS - BITS);
-    (place / u32::BITS, 1 << (place % u32::BITS))
+    (place / PAIRS, place % PAIRS * 2)
 }

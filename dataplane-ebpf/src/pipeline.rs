@@ -25,7 +25,8 @@ use crate::{
     maps::count_drop,
     nat,
     packet::{Frame, Packet},
-    pairs, service,
+    pairs::{self, Sides},
+    service,
     verdict::{Outcome, Step, Verdict},
     way,
 };
@@ -38,8 +39,8 @@ pub fn run<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> i32 {
     if direct && direct::may_tell::<F>(skb) && direct::listen::<F>(skb) == Outcome::DROP {
         return Outcome::DROP.into_tc();
     }
-    let mut outcome = match segment_of_strangers::<F>(skb) {
-        Some(flags) => unknown::<H>(flags),
+    let mut outcome = match segment_of_strangers::<H, F>(skb) {
+        Some(outcome) => outcome,
         None => known_flow::<H, F, false>(skb, false),
     };
     if outcome == Outcome::UNTRACKED {
@@ -86,16 +87,23 @@ fn bypasses<H: Hook>() -> bool {
     H::BYPASSES && config::has(NodeConfig::HOST_BYPASS)
 }
 
-/// The flags of a TCP segment between addresses that have had no flows, with nothing between its headers: most packets on their way
+/// What becomes of a TCP segment between addresses that have had no flows for this side of the stack, with nothing between its headers: most packets on their way
 /// through a cluster, at most hooks that they pass.
 ///
 /// Not of datagrams: those of a flow look for their backend in an array, and would pay for another one.
 #[inline(always)]
-fn segment_of_strangers<F: Datapath>(skb: *mut __sk_buff) -> Option<TcpFlags> {
+fn segment_of_strangers<H: Hook, F: Datapath>(skb: *mut __sk_buff) -> Option<Outcome> {
     // SAFETY: `run` passes the context of the running program. What is not readable in place goes the usual way.
     let packet = unsafe { Packet::pulled(skb) };
     let Segment { src, dst, flags } = family::plain_segment::<F>(&packet)?;
-    (!pairs::may_have_flows::<F>(&src, &dst)).then_some(flags)
+    // What is for the other side passes here, unless it may leave from here with both sides' work done.
+    let sides = if bypasses::<H>() { Sides::BOTH } else { Sides::of(H::SIDE as u8) };
+    if pairs::may_have_flows::<F>(&src, &dst, sides) {
+        return None;
+    }
+    // `way::follow` would say the same, having read the headers again.
+    let passes = H::BYPASSES && !bypasses::<H>() && flags.continues() && way::is_noted::<F>(skb);
+    Some(if passes { Outcome::PASS } else { unknown::<H>(flags) })
 }
 
 /// What becomes of a packet without an entry, by its TCP flags.
@@ -307,7 +315,7 @@ fn answer<H: Hook, F: Datapath>(skb: *mut __sk_buff, outcome: Outcome) -> Outcom
 fn no_flow<F: Datapath>(skb: *mut __sk_buff) -> Outcome {
     // SAFETY: `run` passes the context of the running program.
     let packet = unsafe { Packet::pulled(skb) };
-    let Some(dst) = family::destination::<F>(&packet) else { return Outcome::PASS };
+    let Some((_, dst)) = family::addresses::<F>(&packet) else { return Outcome::PASS };
     if service::is_nobodys::<F>(&dst) { Outcome::of(Err(DropReason::UnownedServiceAddress)) } else { Outcome::PASS }
 }
 

@@ -129,6 +129,17 @@ pub fn note_stack<F: Datapath>(key: &FlowKey<F::Addr>, ingress: u32) {
     }
 }
 
+/// Whether a way is remembered for the packet's addresses. Where none goes around the stack, that says only that it is for no frontend.
+///
+/// A function of its own for the kernel, as what it keeps would not fit on the stack of the first one.
+#[inline(never)]
+pub fn is_noted<F: Datapath>(skb: *mut __sk_buff) -> bool {
+    // SAFETY: `run` passes the context of the running program.
+    let packet = unsafe { Packet::pulled(skb) };
+    let Some((src, dst)) = family::addresses::<F>(&packet) else { return false };
+    pair::<F>(&src, &dst).is_some_and(|there| there.is_of(&src, &dst, packet.interface(), clock::now()))
+}
+
 /// Sends the packet on its `way`; with `confirm` the kernel is to use the neighbour itself.
 #[inline(always)]
 fn send<F: Datapath>(packet: &mut Packet<'_>, headers: &Headers<F::Addr>, way: &Way, confirm: bool) -> Step<Outcome> {

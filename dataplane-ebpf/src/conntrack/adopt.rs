@@ -11,7 +11,7 @@ use crate::{
     family::{Datapath, Headers, Part},
     maps::{Table as _, Writable as _},
     packet::opaque,
-    pairs,
+    pairs::{self, Sides},
     verdict::Step,
 };
 
@@ -55,7 +55,7 @@ pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) 
         state,
     };
     let put = |key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>| {
-        pairs::note_flow::<F>(&key.src, &key.dst);
+        pairs::note_flow::<F>(&key.src, &key.dst, flow.side);
         F::conntrack().put(key, flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)
     };
     let answer = FlowKey::new(key.dst, adoption.src, key.dst_port, key.src_port, key.protocol);
@@ -107,7 +107,7 @@ pub fn give_back<F: Datapath>(answer: &FlowKey<F::Addr>) -> Step<()> {
 pub fn is_claimed<F: Datapath>(headers: &Headers<F::Addr>) -> bool {
     let key = &headers.key;
     let begins = headers.tcp.opens() || key.protocol == Protocol::Udp as u8;
-    if !begins || headers.part == Part::Later || !pairs::may_have_flows::<F>(&key.dst, &key.src) {
+    if !begins || headers.part == Part::Later || !pairs::may_have_flows::<F>(&key.dst, &key.src, Sides::BOTH) {
         return false;
     }
     let answer = placed(key).reversed();
@@ -133,7 +133,7 @@ pub fn finish_behind_stack<F: Datapath>(half: &FlowKey<F::Addr>, flow: &Flow<F::
     if is_taken::<F>(half, &rest, now) {
         return Ok(false);
     }
-    pairs::note_flow::<F>(&half.src, &half.dst);
+    pairs::note_flow::<F>(&half.src, &half.dst, rest.side);
     F::conntrack().put(half, &rest, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
     Ok(true)
 }

@@ -86,6 +86,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
             next = Next::Route as u8;
             flow.next = next;
         }
+        pairs::note_flow::<F>(&to.dst, &to.src, flow.side);
         let is_kept = returns && !opening.allocate_port && retake::<F>(to, &flow, now);
         if !is_kept {
             reserve::<F>(to, &flow, opening.allocate_port, now)?;
@@ -100,7 +101,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
     flow.direction = Direction::Original as u8;
     flow.side = opening.original.0 as u8;
     flow.next = next;
-    pairs::note_flow::<F>(&key.src, &key.dst);
+    pairs::note_flow::<F>(&key.src, &key.dst, flow.side);
     if !returns || !take_over::<F>(key, &flow) {
         F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;
     }
@@ -139,7 +140,7 @@ fn reserve_direct<F: Datapath>(
     now: Ticks,
 ) -> Step<bool> {
     let answer = FlowKey::new(to.dst, key.src, to.dst_port, key.src_port, key.protocol);
-    pairs::note_flow::<F>(&answer.src, &answer.dst);
+    pairs::note_flow::<F>(&answer.src, &answer.dst, reply.side);
     if F::conntrack().put(&answer, reply, u64::from(BPF_NOEXIST)).is_err() {
         if is_taken::<F>(&answer, reply, now) {
             return Ok(false);
@@ -162,7 +163,6 @@ fn retake<F: Datapath>(to: &FlowKey<F::Addr>, reply: &Flow<F::Addr>, now: Ticks)
 #[inline(always)]
 fn reserve<F: Datapath>(to: &mut FlowKey<F::Addr>, reply: &Flow<F::Addr>, allocate_port: bool, now: Ticks) -> Step<()> {
     let sctp = to.protocol == Protocol::Sctp as u8;
-    pairs::note_flow::<F>(&to.dst, &to.src);
     for attempt in 0..PORT_ATTEMPTS {
         if sctp && attempt > 0 {
             return Err(DropReason::SctpPort);

@@ -72,8 +72,8 @@ pub const CONTENDERS: &[Contender] = &[
     contender("empty programs", "the same, with programs that do nothing at sluice's hooks", Kind::Empty),
     contender(
         PACKET,
-        "packets translated, then the host's stack: no bypass, no XDP",
-        Kind::Sluice(&["--host-bypass=off", "--xdp=off"]),
+        "packets translated, then the host's stack: no bypass, no XDP, no sockets translated",
+        Kind::Sluice(&["--host-bypass=off", "--xdp=off", "--socket-lb=off"]),
     ),
     contender(DEFAULT, "as installed by default", Kind::Sluice(&[])),
     contender("sluice socket LB", "pods' sockets translated at connect time", Kind::Sluice(&["--socket-lb=all"])),

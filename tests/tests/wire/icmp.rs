@@ -193,7 +193,7 @@ fn p44_a_quoted_checksum_of_zero_is_one_and_comes_to_be_one() -> Result<()> {
         let sent = Packet::first(protocol, cast.pod, cast.service);
         let arrived = passes(harness, Hook::FromPod, &sent)?;
         // The checksum that the quote has, and the one that it gets.
-        let zero_on_arrival = Packet { payload: with_checksum_of_zero(&arrived)?.payload, ..sent.clone() };
+        let zero_on_arrival = sent.clone().with_payload(&with_checksum_of_zero(&arrived)?.payload);
         for sent in [zero_on_arrival, with_checksum_of_zero(&sent)?] {
             let journey = Journey::with(harness, Hook::FromPod, sent)?;
             check(harness, Hook::ToPod, Action::Pass, &journey, (cast.remote.addr.ip(), cast.service.ip()))?;

@@ -285,7 +285,7 @@ fn flow_pairs(spec: &MapSpec, bpffs: &Path) -> anyhow::Result<Vec<EntryDump>> {
     let map = Array::<_, u32>::try_from(Map::Array(map)).context(spec.name)?;
     let words = map.iter().collect::<Result<Vec<u32>, _>>().context(spec.name)?;
     let entry =
-        |(index, bits): (usize, &u32)| EntryDump { key: json!(index), value: json!({"pairs": bits.count_ones()}) };
+        |(index, bits): (usize, &u32)| EntryDump { key: json!(index), value: json!({"bits": bits.count_ones()}) };
     Ok(words.iter().enumerate().filter(|(_, bits)| **bits != 0).map(entry).collect())
 }
 
