@@ -9,3 +9,4 @@ pub mod report;
 pub mod stack;
 
 pub(crate) mod empty;
+mod scenarios;

@@ -3,9 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use dataplane_common::{Device, FrontendKind, NodeConfig, Protocol, TcpFlags};
+use dataplane_common::{Device, NodeConfig, Protocol, TcpFlags};
 
-use super::{empty::Empty, record::PacketCost};
+use super::{
+    empty::Empty,
+    record::PacketCost,
+    scenarios::{NODE_PORT, SCENARIOS, Scenario},
+};
 use crate::{
     harness::{Action, Harness, Hook, Target},
     packet::Packet,
@@ -18,110 +22,6 @@ pub const MANY_RUNS: u16 = 4000;
 
 /// Protocols whose flows are measured.
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-
-/// Flows that are measured: who talks to what, and the hooks on the way there and back.
-struct Scenario {
-    name: &'static str,
-    /// What the destination is; none for one that is no frontend.
-    kind: Option<FrontendKind>,
-    client: [&'static str; 2],
-    frontend: [&'static str; 2],
-    backend: [&'static str; 2],
-    is_local: bool,
-    there: Hook,
-    back: Hook,
-    /// Whether packets go around the stack.
-    bypass: bool,
-}
-
-const POD: [&str; 2] = ["10.244.0.10:1", "[fd44::a]:1"];
-const OUTSIDE: [&str; 2] = ["172.20.0.200:1", "[fd20::c8]:1"];
-const CLUSTER_IP: [&str; 2] = ["10.96.0.10:80", "[fd96::a]:80"];
-const NODE_PORT: [&str; 2] = ["172.20.0.10:30080", "[fd20::a]:30080"];
-const LOCAL: [&str; 2] = ["10.244.0.11:8080", "[fd44::b]:8080"];
-const REMOTE: [&str; 2] = ["10.244.1.10:8080", "[fd44:0:0:1::a]:8080"];
-// Nobody reaches these by a service: addresses that have had flows cost one look into conntrack more.
-const OTHER_LOCAL: [&str; 2] = ["10.244.0.12:8080", "[fd44::c]:8080"];
-const OTHER_REMOTE: [&str; 2] = ["10.244.1.11:8080", "[fd44:0:0:1::b]:8080"];
-
-const OUTSIDE_TO_LOCAL: Scenario = Scenario {
-    name: "outside to NodePort with a local backend",
-    kind: Some(FrontendKind::NodePort),
-    client: OUTSIDE,
-    frontend: NODE_PORT,
-    backend: LOCAL,
-    is_local: true,
-    there: Hook::FromUplink,
-    back: Hook::ToUplink,
-    bypass: false,
-};
-
-const OUTSIDE_TO_REMOTE: Scenario = Scenario {
-    name: "outside to NodePort with a remote backend (SNAT)",
-    backend: REMOTE,
-    is_local: false,
-    back: Hook::FromUplink,
-    ..OUTSIDE_TO_LOCAL
-};
-
-const OUTSIDE_TO_NO_FRONTEND: Scenario = Scenario {
-    name: "outside to what is no frontend",
-    kind: None,
-    frontend: OTHER_LOCAL,
-    backend: OTHER_LOCAL,
-    ..OUTSIDE_TO_LOCAL
-};
-
-const SCENARIOS: [Scenario; 10] = [
-    Scenario {
-        name: "pod to ClusterIP",
-        kind: Some(FrontendKind::ClusterIp),
-        client: POD,
-        frontend: CLUSTER_IP,
-        backend: REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
-        back: Hook::ToPod,
-        bypass: false,
-    },
-    OUTSIDE_TO_LOCAL,
-    OUTSIDE_TO_REMOTE,
-    Scenario {
-        name: "pod to what is no frontend",
-        kind: None,
-        client: POD,
-        frontend: OTHER_REMOTE,
-        backend: OTHER_REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
-        back: Hook::ToPod,
-        bypass: false,
-    },
-    OUTSIDE_TO_NO_FRONTEND,
-    Scenario {
-        name: "pod to ClusterIP, around the stack",
-        kind: Some(FrontendKind::ClusterIp),
-        client: POD,
-        frontend: CLUSTER_IP,
-        backend: REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
-        back: Hook::FromUplink,
-        bypass: true,
-    },
-    Scenario {
-        name: "outside to what is no frontend, around the stack",
-        frontend: LOCAL,
-        backend: LOCAL,
-        back: Hook::FromPod,
-        bypass: true,
-        ..OUTSIDE_TO_NO_FRONTEND
-    },
-    Scenario { there: Hook::XdpFromUplink, back: Hook::XdpFromUplink, ..OUTSIDE_TO_REMOTE },
-    // What XDP passes: these come on top of what `from_uplink` costs.
-    Scenario { there: Hook::XdpFromUplink, ..OUTSIDE_TO_LOCAL },
-    Scenario { there: Hook::XdpFromUplink, ..OUTSIDE_TO_NO_FRONTEND },
-];
 
 /// Measures every scenario in both families with TCP and UDP; times are the median of `runs` flows.
 pub fn measure(runs: u16) -> Result<Vec<PacketCost>> {
@@ -161,6 +61,12 @@ impl Scenario {
             steps: match (self.kind, protocol == Protocol::Tcp) {
                 // The reply does not come by the uplink.
                 (Some(_), _) if self.is_xdp() && self.is_local => &[Step::New, Step::Established],
+                (Some(_), true) if self.passed.is_some() => {
+                    &[Step::New, Step::Established, Step::Passing, Step::Reply, Step::Again]
+                }
+                (Some(_), false) if self.passed.is_some() => {
+                    &[Step::New, Step::Established, Step::Passing, Step::Reply]
+                }
                 (Some(_), true) if !self.is_xdp() => &[Step::New, Step::Established, Step::Reply, Step::Again],
                 (Some(_), _) => &[Step::New, Step::Established, Step::Reply],
                 // Segments that open no connection look for less.
@@ -187,6 +93,8 @@ struct Flow<'a> {
 enum Step {
     New,
     Established,
+    /// A reply that is translated behind the stack, before it.
+    Passing,
     Reply,
     /// A new connection from the port of one that is closed.
     Again,
@@ -198,6 +106,7 @@ impl Step {
         match self {
             Self::New => "new connection",
             Self::Established => "established",
+            Self::Passing => "reply, before the stack",
             Self::Reply => "reply",
             Self::Again => "from a used port",
             Self::Miss => "miss",
@@ -311,6 +220,10 @@ impl Flow<'_> {
         match step {
             Step::New | Step::Established | Step::Again | Step::Miss => self.scenario.there,
             Step::Reply => self.scenario.back,
+            Step::Passing => match self.scenario.passed {
+                Some(hook) => hook,
+                None => self.scenario.back,
+            },
         }
     }
 
@@ -342,7 +255,7 @@ impl Flow<'_> {
             Step::New | Step::Again | Step::Miss => original.clone(),
             Step::Established if self.protocol == Protocol::Tcp => original.clone().with_flags(TcpFlags::ACK),
             Step::Established => original.clone(),
-            Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
+            Step::Passing | Step::Reply => reply.clone().context("nothing was sent that could be replied to")?,
         };
         let (hook, frame) = (self.hook(step), packet.frame()?);
         let run = |hook, frame: &[u8]| harness.run_on(router.interface(hook), hook, frame);
@@ -357,6 +270,7 @@ impl Flow<'_> {
         let now = outcome.packet()?;
         let right = match step {
             _ if is_xdp && !is_sent => outcome.frame == frame,
+            Step::Passing => outcome.frame == frame,
             Step::New | Step::Established | Step::Again | Step::Miss => now.dst == self.target.addr,
             Step::Reply => (now.src, now.dst) == (original.dst, original.src),
         };
