@@ -87,8 +87,8 @@ fn bypasses<H: Hook>() -> bool {
     H::BYPASSES && config::has(NodeConfig::HOST_BYPASS)
 }
 
-/// What becomes of a TCP segment between addresses that have had no flows for this side of the stack, with nothing between its headers: most packets on their way
-/// through a cluster, at most hooks that they pass.
+/// What becomes of a TCP segment between addresses that have had no flows for this side of the stack, with nothing between its headers:
+/// most packets on their way through a cluster, at most hooks that they pass.
 ///
 /// Not of datagrams: those of a flow look for their backend in an array, and would pay for another one.
 #[inline(always)]

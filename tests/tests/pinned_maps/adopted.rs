@@ -4,7 +4,7 @@ use anyhow::Result;
 use aya::maps::{HashMap, Map};
 use dataplane_common::{BePort, Protocol, Side, map};
 
-use super::{Entry4, Pins, flow, sweep};
+use super::{Entry4, Pins, flow, sweep::sweep};
 
 /// Both entries of a flow from port `port` to a backend that the request names already; backend 0 never goes.
 fn adopted(protocol: Protocol, port: u16, deadlines: [u32; 2]) -> [Entry4; 2] {

@@ -5,7 +5,10 @@ use std::io;
 use aya::{Pod, maps::MapData};
 use dataplane_common::{Backend, Frontend, FrontendKey, ServiceName};
 
-use super::{A4, A6, Hash, Indexed, KernelMaps};
+use super::{
+    A4, A6, KernelMaps,
+    entries::{Hash, Indexed},
+};
 use crate::{
     maps::{MapError, run as run_one, syscall},
     plan::Op,
