@@ -30,7 +30,7 @@ pub struct Arguments {
     /// Rounds per load [default: 7 to 27 with --quick, else 11 to 33, by load]
     #[arg(long, value_name = "N")]
     pub rounds: Option<u32>,
-    /// Milliseconds per slice [default: 150 to 450 with --quick, else 350 to 1000, by load]
+    /// Milliseconds per slice [default: 200 to 450 with --quick, else 350 to 1000, by load]
     #[arg(long, value_name = "MS")]
     pub slice: Option<u64>,
     /// Run this kube-proxy instead of generated rules

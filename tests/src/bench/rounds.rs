@@ -28,7 +28,7 @@ impl Pace {
     pub const fn of(scale: Scale, load: Load) -> Self {
         let (rounds, slice) = match (scale, load.begins_slowly()) {
             (Scale::Quick, true) => (7, 450),
-            (Scale::Quick, false) => (27, 150),
+            (Scale::Quick, false) => (27, 200),
             (_, true) => (11, 1000),
             (_, false) => (33, 350),
         };
