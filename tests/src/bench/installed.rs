@@ -131,12 +131,15 @@ impl Installed {
         Ok(Some(installed))
     }
 
-    /// Waits until the service that was created last is reached, from a pod.
+    /// Waits until the service that was created last is reached, from a pod of the other node.
+    ///
+    /// Not from the client: its connections to another service of the same backend would leave ports behind whose next connection the
+    /// backend takes for an old one, as long as it waits for the last segments of that (`TIME_WAIT`).
     fn wait_until_reached(&self) -> Result<()> {
         let begun = Instant::now();
         let to = self.target(Route::SameNode, Position::Last, Protocol::Tcp, 80)?;
         let task = Task { kind: Work::Connections, to, clients: 1, time: Duration::from_millis(1) };
-        while let Err(error) = self.client.load(task) {
+        while let Err(error) = self.far.load(task) {
             ensure!(begun.elapsed() < PATIENCE, "not reached after {PATIENCE:?}: {error:#}");
             std::thread::sleep(Duration::from_millis(20));
         }
