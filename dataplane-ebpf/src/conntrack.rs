@@ -5,7 +5,7 @@ mod open;
 
 use core::{arch::asm, mem::offset_of};
 
-use dataplane_common::{Addr, Direction, Flow, FlowKey, FlowState, Protocol, Side, Ticks};
+use dataplane_common::{Addr, BePort, Direction, Flow, FlowKey, FlowState, Protocol, Side, Ticks};
 
 pub use self::{
     adopt::{Adoption, adopt, finish_behind_stack, give_back, is_claimed, is_of_untracked},
@@ -15,6 +15,7 @@ use crate::{
     config, direct,
     family::{Datapath, Headers},
     maps::{Table as _, Writable as _},
+    packet::opaque,
 };
 
 /// Id and generation of the backend of a flow whose backend is none of this node's choice, and so none that is taken back here.
@@ -188,6 +189,20 @@ fn add_state<A: Addr>(flow: &mut Flow<A>, state: FlowState) {
     let bits = u32::from(state.0) << 24;
     // SAFETY: the word is aligned (asserted above: three bytes before it end at the state) and part of the entry.
     unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack)) };
+}
+
+/// Makes the entry of a flow's answers that of its requests, which become packets with the tuple `to`.
+#[inline(always)]
+fn turn<A: Addr>(flow: &mut Flow<A>, to: &FlowKey<A>, side: Side, next: u8) {
+    flow.src = to.src;
+    flow.dst = to.dst;
+    // Not joined with the address before them, which would make a misaligned word of the stack.
+    let ports = opaque(u32::from(to.src_port.0) | u32::from(to.dst_port.0) << 16);
+    flow.src_port = BePort(ports as u16);
+    flow.dst_port = BePort((ports >> 16) as u16);
+    flow.direction = Direction::Original as u8;
+    flow.side = side as u8;
+    flow.next = next;
 }
 
 /// Whether the reply tuple `answer` belongs to a living flow other than the one `reply` is for.

@@ -5,7 +5,7 @@ use dataplane_common::{
     Addr as _, BePort, Direction, DropReason, Flow, FlowKey, FlowState, NO_SERVICE, Next, Protocol, Side, TcpFlags, Way,
 };
 
-use super::{NO_BACKEND, is_silent, is_taken, placed, timeout};
+use super::{NO_BACKEND, is_silent, is_taken, placed, timeout, turn};
 use crate::{
     clock, config,
     family::{Datapath, Headers, Part},
@@ -60,15 +60,7 @@ pub fn adopt<F: Datapath>(key: &FlowKey<F::Addr>, adoption: &Adoption<F::Addr>) 
     };
     let answer = FlowKey::new(key.dst, adoption.src, key.dst_port, key.src_port, key.protocol);
     put(&answer, &flow)?;
-    flow.src = adoption.src;
-    flow.dst = key.dst;
-    // As in `open`.
-    let ports = opaque(u32::from(key.src_port.0) | u32::from(key.dst_port.0) << 16);
-    flow.src_port = BePort(ports as u16);
-    flow.dst_port = BePort((ports >> 16) as u16);
-    flow.direction = Direction::Original as u8;
-    flow.side = Side::Ingress as u8;
-    flow.next = adoption.next as u8;
+    turn(&mut flow, &answer.reversed(), Side::Ingress, adoption.next as u8);
     put(key, &flow)
 }
 

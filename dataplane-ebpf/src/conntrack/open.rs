@@ -4,11 +4,9 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_get_prandom_u32,
 };
-use dataplane_common::{
-    BePort, Direction, DropReason, Flow, FlowKey, FlowState, NO_SERVICE, Next, Protocol, Side, Ticks, Way,
-};
+use dataplane_common::{Direction, DropReason, Flow, FlowKey, FlowState, NO_SERVICE, Next, Protocol, Side, Ticks, Way};
 
-use super::{NO_BACKEND, is_taken, placed};
+use super::{NO_BACKEND, is_taken, placed, turn};
 use crate::{
     clock, config, direct,
     family::{Datapath, Headers},
@@ -92,15 +90,7 @@ pub fn open<F: Datapath>(headers: &Headers<F::Addr>, to: &mut FlowKey<F::Addr>, 
             reserve::<F>(to, &flow, opening.allocate_port, now)?;
         }
     }
-    flow.src = to.src;
-    flow.dst = to.dst;
-    // Not joined with the address before them, which would make a misaligned word of the stack.
-    let ports = opaque(u32::from(to.src_port.0) | u32::from(to.dst_port.0) << 16);
-    flow.src_port = BePort(ports as u16);
-    flow.dst_port = BePort((ports >> 16) as u16);
-    flow.direction = Direction::Original as u8;
-    flow.side = opening.original.0 as u8;
-    flow.next = next;
+    turn(&mut flow, to, opening.original.0, next);
     pairs::note_flow::<F>(&key.src, &key.dst, flow.side);
     if !returns || !take_over::<F>(key, &flow) {
         F::conntrack().put(key, &flow, u64::from(BPF_ANY)).map_err(|_errno| DropReason::ConntrackInsert)?;

@@ -31,6 +31,19 @@ const REMOTE: [&str; 2] = ["10.244.1.10:8080", "[fd44:0:0:1::a]:8080"];
 const OTHER_LOCAL: [&str; 2] = ["10.244.0.12:8080", "[fd44::c]:8080"];
 const OTHER_REMOTE: [&str; 2] = ["10.244.1.11:8080", "[fd44:0:0:1::b]:8080"];
 
+const POD_TO_CLUSTER_IP: Scenario = Scenario {
+    name: "pod to ClusterIP",
+    kind: Some(FrontendKind::ClusterIp),
+    client: POD,
+    frontend: CLUSTER_IP,
+    backend: REMOTE,
+    is_local: false,
+    there: Hook::FromPod,
+    back: Hook::ToPod,
+    passed: Some(Hook::FromUplink),
+    bypass: false,
+};
+
 const OUTSIDE_TO_LOCAL: Scenario = Scenario {
     name: "outside to NodePort with a local backend",
     kind: Some(FrontendKind::NodePort),
@@ -63,44 +76,24 @@ const OUTSIDE_TO_NO_FRONTEND: Scenario = Scenario {
 };
 
 pub(super) const SCENARIOS: [Scenario; 10] = [
-    Scenario {
-        name: "pod to ClusterIP",
-        kind: Some(FrontendKind::ClusterIp),
-        client: POD,
-        frontend: CLUSTER_IP,
-        backend: REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
-        back: Hook::ToPod,
-        passed: Some(Hook::FromUplink),
-        bypass: false,
-    },
+    POD_TO_CLUSTER_IP,
     OUTSIDE_TO_LOCAL,
     OUTSIDE_TO_REMOTE,
     Scenario {
         name: "pod to what is no frontend",
         kind: None,
-        client: POD,
         frontend: OTHER_REMOTE,
         backend: OTHER_REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
-        back: Hook::ToPod,
         passed: None,
-        bypass: false,
+        ..POD_TO_CLUSTER_IP
     },
     OUTSIDE_TO_NO_FRONTEND,
     Scenario {
         name: "pod to ClusterIP, around the stack",
-        kind: Some(FrontendKind::ClusterIp),
-        client: POD,
-        frontend: CLUSTER_IP,
-        backend: REMOTE,
-        is_local: false,
-        there: Hook::FromPod,
         back: Hook::FromUplink,
         passed: None,
         bypass: true,
+        ..POD_TO_CLUSTER_IP
     },
     Scenario {
         name: "outside to what is no frontend, around the stack",
